@@ -1,0 +1,65 @@
+"""Everything normlab raises on purpose.
+
+    NormlabError
+    ├── SpecError            a value, key or name given by the user is wrong; also a ValueError
+    │   └── UnknownName      ... a name is not among those known
+    ├── DataError            results or data files that cannot be used as they are
+    ├── StoreError           the store of runs cannot be read or written
+    │   └── StoreLocked      ... somebody else is writing to it
+    └── Unavailable          an optional part (package, program, backend) is missing
+
+A message says what came, what would do, and where there is one the nearest name.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class NormlabError(Exception):
+    """Base of all errors that normlab raises on purpose; the CLI prints its text and no traceback."""
+
+
+class SpecError(NormlabError, ValueError):
+    """A value, key or name that the user gave cannot be used."""
+
+
+class UnknownName(SpecError):
+    """A name that is not among those known."""
+
+    def __init__(self, kind: str, name: object, known: Iterable[str], *, where: str = "") -> None:
+        self.name = str(name)
+        self.known = sorted(known)
+        super().__init__(where + unknown_text(kind, self.name, self.known))
+
+
+class DataError(NormlabError):
+    """Results or data files that cannot be used as they are."""
+
+
+class StoreError(NormlabError):
+    """The store of runs cannot be read or written."""
+
+
+class StoreLocked(StoreError):
+    """Somebody else is writing to the store."""
+
+
+class Unavailable(NormlabError):
+    """An optional part that was asked for is missing."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name most like `name`, or None where nothing is near."""
+    by_folded = {k.lower(): k for k in known}
+    close = difflib.get_close_matches(name.lower(), by_folded, n=1, cutoff=0.55)
+    return by_folded[close[0]] if close else None
+
+
+def unknown_text(kind: str, name: str, known: Iterable[str]) -> str:
+    """`unknown norm 'grup'; did you mean 'group'? Known: batch, group.`"""
+    names = list(known)
+    close = nearest(name, names)
+    hint = f"; did you mean {close!r}?" if close else "."
+    return f"unknown {kind} {name!r}{hint} Known: {', '.join(names) or 'none'}."

@@ -1,0 +1,112 @@
+"""Names to objects: `"revisited(scale=0.1)"` → a call of the function registered as `revisited`."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from normlab.errors import SpecError, UnknownName
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True)
+class Call:
+    """A parsed spec string: a name and its keyword arguments, all of them Python literals."""
+
+    name: str
+    arguments: Mapping[str, Any]
+
+    def __str__(self) -> str:
+        inside = ", ".join(f"{key}={value!r}" for key, value in self.arguments.items())
+        return f"{self.name}({inside})" if inside else self.name
+
+
+def parse(text: str, *, kind: str = "spec") -> Call:
+    """Read `name` or `name(key=literal, ...)`.
+
+    Raises:
+        SpecError: anything else; the message shows the form.
+    """
+    form = f"{kind} {text!r} should read name or name(key=value, ...)"
+    try:
+        node = ast.parse(text.strip(), mode="eval").body
+    except SyntaxError as error:
+        raise SpecError(f"{form}: {error.msg}") from None
+    if isinstance(node, ast.Name):
+        return Call(node.id, {})
+    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)) or node.args:
+        raise SpecError(form)
+    arguments: dict[str, Any] = {}
+    for keyword in node.keywords:
+        if keyword.arg is None or keyword.arg in arguments:
+            raise SpecError(f"{form}, each key once")
+        try:
+            arguments[keyword.arg] = ast.literal_eval(keyword.value)
+        except ValueError:
+            got = ast.unparse(keyword.value)
+            raise SpecError(f"{form}; {keyword.arg}={got} is not a number, string, list or True/False") from None
+    return Call(node.func.id, arguments)
+
+
+class Registry(Generic[T]):
+    """Functions or classes by name; called by name or by spec string.
+
+    Args:
+        kind: what the entries are, for messages: "norm", "recipe", "dataset".
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._entries: dict[str, Callable[..., T]] = {}
+
+    def register(self, name: str) -> Callable[[F], F]:
+        """Decorator: file the decorated function or class under `name`."""
+
+        def add(entry: F) -> F:
+            assert name not in self._entries, f"{self.kind} {name!r} registered twice"
+            self._entries[name] = entry
+            return entry
+
+        return add
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._entries))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._entries
+
+    def __getitem__(self, name: str) -> Callable[..., T]:
+        if name not in self._entries:
+            raise UnknownName(self.kind, name, self._entries)
+        return self._entries[name]
+
+    def parse(self, spec: str, *, given: tuple[str, ...] = ()) -> Call:
+        """Check a spec string against the signature it names.
+
+        Args:
+            spec: `name` or `name(key=value, ...)`.
+            given: parameters that the caller will pass itself.
+
+        Returns:
+            The call with every default written out, so that equal calls read the same.
+        """
+        call = parse(spec, kind=self.kind)
+        parameters = {k: p for k, p in inspect.signature(self[call.name]).parameters.items() if k not in given}
+        for key in call.arguments:
+            if key not in parameters:
+                raise UnknownName(f"argument of {self.kind} {call.name!r}:", key, parameters)
+        missing = [k for k, p in parameters.items() if p.default is p.empty and k not in call.arguments]
+        if missing:
+            raise SpecError(f"{self.kind} {spec!r} lacks {', '.join(missing)}")
+        filled = {k: call.arguments.get(k, p.default) for k, p in sorted(parameters.items())}
+        return Call(call.name, filled)
+
+    def create(self, spec: str, **given: Any) -> T:
+        """Call what `spec` names, with the arguments in `spec` and those `given`."""
+        call = self.parse(spec, given=tuple(given))
+        return self[call.name](**given, **call.arguments)

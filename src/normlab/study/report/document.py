@@ -1,0 +1,61 @@
+"""What a report shows: gathered once by the caller, read by every writer (terminal, HTML, Markdown, CSV, LaTeX)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from normlab.study.stats.result import Comparisons, Floats
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One table of a study: all arms against the baseline at one grid point.
+
+    Attributes:
+        comparisons: the statistics.
+        curves: metric → arm → [seeds, epochs], what was logged per epoch; NaN behind the end of a diverged run.
+            Empty where nothing was logged.
+    """
+
+    comparisons: Comparisons
+    curves: Mapping[str, Mapping[str, Floats]] = field(default_factory=dict[str, Mapping[str, Floats]])
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run that raised: which, the last line of its traceback, and where the whole of it is kept."""
+
+    arm: str
+    seed: str
+    error: str
+    traceback: str
+
+
+@dataclass(frozen=True)
+class Document:
+    """A whole report.
+
+    Attributes:
+        name: of the study, `digits`.
+        question: one sentence, or "".
+        panels: one per grid point, at least one.
+        spec: the resolved study as TOML text, or "" (a CSV from elsewhere).
+        arms: arm → how it is defined, `revisited(scale=0.1, ...)`, in order.
+        methods: facts for the methods paragraph: data, model, training, seeds, in whole sentences.
+        environment: label → value, `torch` → `2.13.0`, `processor` → ..., `commit` → ...
+        failures: runs that raised.
+        runs: how many are finished, of how many planned.
+        seconds: total computing time of the finished runs, or None.
+    """
+
+    name: str
+    panels: tuple[Panel, ...]
+    question: str = ""
+    spec: str = ""
+    arms: Mapping[str, str] = field(default_factory=dict[str, str])
+    methods: tuple[str, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict[str, str])
+    failures: tuple[Failure, ...] = ()
+    runs: tuple[int, int] = (0, 0)
+    seconds: float | None = None
