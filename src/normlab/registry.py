@@ -6,7 +6,7 @@ import ast
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, get_type_hints
 
 from normlab.errors import SpecError, UnknownName
 
@@ -93,7 +93,11 @@ class Registry(Generic[T]):
             given: parameters that the caller will pass itself.
 
         Returns:
-            The call with every default written out, so that equal calls read the same.
+            The call with every default written out and 1 turned into 1.0 where a float is meant, so that equal calls
+            read the same.
+
+        Raises:
+            SpecError: an argument that is unknown, missing, or of another type than the entry declares.
         """
         call = parse(spec, kind=self.kind)
         parameters = {k: p for k, p in inspect.signature(self[call.name]).parameters.items() if k not in given}
@@ -103,8 +107,21 @@ class Registry(Generic[T]):
         missing = [k for k, p in parameters.items() if p.default is p.empty and k not in call.arguments]
         if missing:
             raise SpecError(f"{self.kind} {spec!r} lacks {', '.join(missing)}")
-        filled = {k: call.arguments.get(k, p.default) for k, p in sorted(parameters.items())}
-        return Call(call.name, filled)
+        written = {key: self._typed(call.name, key, value) for key, value in call.arguments.items()}
+        return Call(call.name, {k: written.get(k, p.default) for k, p in sorted(parameters.items())})
+
+    def _typed(self, name: str, key: str, value: Any) -> Any:
+        """The value as the entry's annotation says, without guessing: "3" is no number."""
+        from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+        entry = self[name]
+        hint = get_type_hints(entry.__init__ if isinstance(entry, type) else entry).get(key, Any)
+        try:
+            types = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
+            return types.validate_python(value, strict=True)
+        except ValidationError as error:
+            should = error.errors()[0]["msg"].removeprefix("Input ")
+            raise SpecError(f"{self.kind} {name}: {key}={value!r} {should}") from None
 
     def create(self, spec: str, **given: Any) -> T:
         """Call what `spec` names, with the arguments in `spec` and those `given`."""

@@ -1,0 +1,1 @@
+"""Executors map `attempt` over runs: local worker processes."""

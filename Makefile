@@ -1,0 +1,43 @@
+# The only list of commands. Everything runs in .venv, made on first use from constraints.txt.
+# A CPU build of torch saves gigabytes: PIP_EXTRA_INDEX_URL=https://download.pytorch.org/whl/cpu make demo
+
+PYTHON ?= python3.11
+BIN := .venv/bin
+STUDY ?= studies/digits.toml
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo install fmt check test test-all clean
+
+demo: .venv/base.stamp  ## the main job: 60 runs on real digits, about five minutes on two cores, and at once when repeated
+	$(BIN)/normlab run $(STUDY)
+
+install: .venv/dev.stamp  ## everything a developer needs
+
+test: .venv/dev.stamp  ## under five minutes on two cores
+	$(BIN)/python -m pytest -m "not slow and not gpu"
+
+test-all: .venv/dev.stamp  ## the slow ones too
+	$(BIN)/python -m pytest
+
+check: .venv/dev.stamp  ## ruff, and pyright strict on src
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+fmt: .venv/dev.stamp
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv runs
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/base.stamp: .venv/bin/python pyproject.toml constraints.txt
+	$(INSTALL) --editable .
+	@touch $@
+
+.venv/dev.stamp: .venv/base.stamp
+	$(INSTALL) --editable ".[dev]"
+	@touch $@

@@ -1,0 +1,48 @@
+"""`normlab report STUDY`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from normlab.cli.options import as_json, study_arguments, style
+
+if TYPE_CHECKING:
+    from normlab.study.report.document import Document
+    from normlab.study.report.table import Style
+
+
+@click.command()
+@study_arguments
+@click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Where to write; default: the store.")
+@style
+@as_json
+def report(
+    study: Path, overrides: tuple[str, ...], store: Path | None, out: Path | None, style: Style, as_json: bool
+) -> None:
+    """Print the table of STUDY and write report.html, report.md, results.csv, results.json and table.tex.
+
+    Works on what is finished; runs nothing.
+    """
+    from normlab.study import Study
+
+    loaded = Study.load(study, overrides)
+    results = loaded.results(store)
+    page = results.write(out or loaded.store(store).path)
+    show(results.compare(), style=style, as_json=as_json)
+    click.echo(f"\nReport: {page}", err=as_json)
+    raise SystemExit(1 if results.failures else 0)
+
+
+def show(document: Document, *, style: Style, as_json: bool) -> None:
+    """Print a report on standard output."""
+    from rich.console import Console
+
+    from normlab.study.report import data, terminal
+
+    if as_json:
+        click.echo(data.as_json(document))
+    else:
+        terminal.show(document, Console(), style=style)

@@ -1,0 +1,80 @@
+"""`normlab run STUDY`."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from normlab.cli import INTERRUPTED
+from normlab.cli.options import as_json, study_arguments, style
+
+if TYPE_CHECKING:
+    from normlab.study import Study
+    from normlab.study.report.table import Style
+
+
+@click.command()
+@study_arguments
+@click.option("--workers", type=click.IntRange(min=0), help="Worker processes; default: one per core (group).")
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads of each worker.")
+@click.option(
+    "--checkpoint-every",
+    type=click.FloatRange(min=0),
+    default=10.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Time between checkpoints of a run.",
+)
+@click.option("--quiet", is_flag=True, help="No progress display.")
+@style
+@as_json
+def run(
+    study: Path,
+    overrides: tuple[str, ...],
+    store: Path | None,
+    workers: int | None,
+    threads: int,
+    checkpoint_every: float,
+    quiet: bool,
+    style: Style,
+    as_json: bool,
+) -> None:
+    """Run STUDY (a TOML file): train every arm at every seed, print the table, write the report.
+
+    Runs that are finished are not repeated; interrupt it, and the same command goes on where it was.
+    Exit code: 0, or 1 when runs failed, 2 on bad input, 130 when interrupted.
+    """
+    from normlab.cli.report import show
+    from normlab.study import Study
+    from normlab.study.report.table import Style
+
+    loaded = Study.load(study, overrides)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop is an interrupt like Ctrl-C
+    try:
+        results = loaded.run(
+            store=store,
+            workers=workers,
+            threads=threads,
+            checkpoint_seconds=checkpoint_every,
+            progress=not quiet,
+        )
+    except KeyboardInterrupt:
+        _say_what_is_saved(loaded, store)
+        raise SystemExit(INTERRUPTED) from None
+    page = results.write(loaded.store(store).path)
+    show(results.compare(), style=style, as_json=as_json)
+    click.echo(f"\nReport: {page}", err=as_json)
+    raise SystemExit(1 if results.failures else 0)
+
+
+def _say_what_is_saved(study: Study, store: Path | None) -> None:
+    status = study.status(store)
+    click.echo(
+        f"\nInterrupted. {len(status.finished)} of {len(study.runs)} runs are finished and saved in "
+        f"{study.store(store).path}, {len(status.started)} more up to their last checkpoint.\n"
+        "The same command again continues from there.",
+        err=True,
+    )

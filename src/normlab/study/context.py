@@ -1,0 +1,108 @@
+"""What a training function is given besides its arm and its random streams."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+CHECKPOINT, PROGRESS = "checkpoint.pt", "progress.json"
+
+
+class Diverged(Exception):
+    """Raise it in a training function when training became non-finite: a result, not a failure.
+
+    Args:
+        reason: what happened, `loss is nan in epoch 12`.
+        metrics: what the run counts as, `{"test_accuracy": 10.0}` for chance level. A metric left out counts as
+            the worst value seen in the study.
+        counted_as: those metrics in words, for the table: `chance level, 10 %`.
+    """
+
+    def __init__(self, reason: str, metrics: Mapping[str, float] | None = None, *, counted_as: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.metrics = dict(metrics or {})
+        self.counted_as = counted_as
+
+
+@dataclass
+class Context:
+    """The run that a training function is part of.
+
+    Attributes:
+        directory: the run's own; whatever the function writes here stays with the run.
+        device: "cpu" or "cuda:0": where to train.
+        checkpoint_seconds: time between checkpoints.
+    """
+
+    directory: Path
+    device: str = "cpu"
+    checkpoint_seconds: float = 10.0
+    rows: list[dict[str, float]] = field(default_factory=list[dict[str, float]])
+    seconds: float = 0.0  # computing time before the last checkpoint was written, in earlier processes
+    _started: float = field(default_factory=time.monotonic)
+    _saved: float = field(default_factory=time.monotonic)
+    _reported: float = 0.0
+
+    @property
+    def elapsed(self) -> float:
+        """Computing time of this run in seconds, interrupted attempts included up to their last checkpoint."""
+        return self.seconds + time.monotonic() - self._started
+
+    def restore(self) -> dict[str, Any] | None:
+        """The last state given to `checkpoint`, or None at a fresh start; what was logged until then is back too."""
+        import torch
+
+        try:
+            saved = torch.load(self.directory / CHECKPOINT, map_location=self.device, weights_only=True)
+            self.rows, self.seconds = saved["rows"], saved["seconds"]
+            return saved["state"]
+        except FileNotFoundError:
+            return None
+        except (OSError, EOFError, RuntimeError, UnpicklingError, KeyError, TypeError):
+            return None  # a damaged checkpoint costs the time it saved, never the run
+
+    def checkpoint(self, state: Mapping[str, Any], *, done: float) -> None:
+        """Keep `state` so that `restore` finds it, unless the last one is younger than `checkpoint_seconds`.
+
+        Args:
+            state: tensors, numbers, strings, lists and dicts of them (what `torch.load(weights_only=True)` reads).
+            done: share of the run that is finished, in [0, 1], for the progress display.
+        """
+        self.progress(done)
+        if time.monotonic() - self._saved < self.checkpoint_seconds:
+            return
+        import torch
+
+        partial = self.directory / f"{CHECKPOINT}.{os.getpid()}"
+        torch.save({"state": dict(state), "rows": self.rows, "seconds": self.elapsed}, partial)
+        partial.replace(self.directory / CHECKPOINT)
+        self._saved = time.monotonic()
+
+    def progress(self, done: float) -> None:
+        """Say how much of the run is finished, in [0, 1]; at most twice a second reaches the disk."""
+        if time.monotonic() - self._reported < 0.5:
+            return
+        self._reported = time.monotonic()
+        write_atomically(self.directory / PROGRESS, json.dumps({"done": done, "seconds": round(self.elapsed, 3)}))
+
+    def log(self, **values: float) -> None:
+        """Keep one row of the training curve, once an epoch, say: `context.log(train_loss=0.3)`."""
+        self.rows.append({name: float(value) for name, value in values.items()})
+
+
+def write_atomically(path: Path, text: str, *, durable: bool = False) -> None:
+    """Write a text file so that readers see the old one or the new one, never a part."""
+    partial = path.with_name(f"{path.name}.{os.getpid()}")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(text)
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
+    partial.replace(path)

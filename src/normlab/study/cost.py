@@ -1,0 +1,71 @@
+"""What the runs still to make would cost."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from normlab.study.executors.local import default_workers
+from normlab.study.plan import RunSpec
+from normlab.study.run import Options, attempt
+from normlab.study.store import Store
+
+if TYPE_CHECKING:
+    from normlab.study.study import Status, Study
+
+WORKER_START = 4.0  # seconds until a worker process has loaded torch
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Seconds, and how they were found."""
+
+    runs: int
+    waiting: int
+    workers: int
+    seconds_per_run: float
+    seconds: float
+    source: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return asdict(self)
+
+
+def estimate(study: Study, status: Status, store: Store, workers: int | None) -> Cost:
+    """Wall time of what is left of a study on this machine."""
+    waiting = len(study.runs) - len(status.finished)
+    count = workers or default_workers(1)
+    results = [result for run in status.finished if (result := store.load(run.key)) is not None]
+    if results:
+        each, source = sum(r.seconds for r in results) / len(results), f"mean of {len(results)} finished runs"
+    else:
+        each, source = _measure(study), "measured over three epochs"
+    rounds = math.ceil(waiting / count)
+    return Cost(len(study.runs), waiting, count, each, rounds * each + (WORKER_START if waiting else 0), source)
+
+
+def _measure(study: Study) -> float:
+    """Seconds of one run: what one and three epochs of the first take, drawn out to all of them."""
+    study.rehearse(study.runs)
+    run = study.runs[0]
+    epochs = run.job["train"]["epochs"]
+    with tempfile.TemporaryDirectory() as place:
+        store = Store(Path(place)).open(create=True)
+        once = [_seconds(study, _shortened(run, n), store) for n in (1, 1, 3)]
+    each = max(0.0, (once[2] - once[1]) / 2)
+    return once[1] + each * (epochs - 1)
+
+
+def _shortened(run: RunSpec, epochs: int) -> RunSpec:
+    return replace(run, job={**run.job, "train": {**run.job["train"], "epochs": epochs}})
+
+
+def _seconds(study: Study, run: RunSpec, store: Store) -> float:
+    start = time.perf_counter()
+    attempt(study.train, run, store, Options())
+    return time.perf_counter() - start

@@ -1,0 +1,77 @@
+"""The tables for a paper: LaTeX that needs `booktabs` and nothing else."""
+
+from __future__ import annotations
+
+import unicodedata
+
+from normlab.study.report import methods, tex, wording
+from normlab.study.report.document import Document
+from normlab.study.report.table import Cell, Column, Row, Style, Table, tables
+from normlab.study.stats.result import Comparisons
+
+HEADS = {"d_z": "$d_z$", "p_holm": r"$p_\mathrm{Holm}$"}
+WIDEST_NAME = 22  # characters; longer names wrap
+PREAMBLE = r"""\documentclass{article}
+\usepackage{booktabs}
+\begin{document}
+\sloppy
+"""
+
+
+def text(document: Document, style: Style = "default") -> str:
+    r"""One `table` environment per panel, for a document with `\usepackage{booktabs}`; ASCII throughout."""
+    pairs = zip(document.panels, tables(document, style), strict=True)
+    return "\n".join(_float(panel.comparisons, table, style) for panel, table in pairs)
+
+
+def document(document: Document, style: Style = "default") -> str:
+    """A whole article around the tables, with the methods paragraph."""
+    paragraph = methods.paragraph(document)
+    return f"{PREAMBLE}\n{_losses(paragraph)}{tex.escape(paragraph)}\n\n{text(document, style)}\n\\end{{document}}\n"
+
+
+def _float(c: Comparisons, table: Table, style: Style) -> str:
+    names = [row.cells[0].text for row in table.rows]
+    caption = wording.caption(c, style)
+    notes = [*_notes(table.rows), *table.footer]
+    first = "l" if max(map(len, names), default=0) <= WIDEST_NAME else r"p{2.6cm}"
+    rest = "".join("r" if column.right else "l" for column in table.columns[1:])
+    lines = [
+        r"\begin{table}",
+        r"\centering\footnotesize\setlength{\tabcolsep}{3pt}",
+        rf"\caption{{{tex.escape(caption)}}}",
+        rf"\begin{{tabular}}{{@{{}}{first}{rest}@{{}}}}",
+        r"\toprule",
+        " & ".join(map(_head, table.columns)) + r" \\",
+        r"\midrule",
+        *(r"\raggedright " * (first != "l") + " & ".join(map(_cell, row.cells)) + r" \\" for row in table.rows),
+        r"\bottomrule",
+        r"\end{tabular}",
+        *(rf"\par\smallskip\parbox{{\linewidth}}{{\scriptsize {tex.escape(note)}.}}" for note in notes),
+        r"\end{table}",
+    ]
+    return _losses(" ".join([caption, *names, *notes])) + "\n".join(lines) + "\n"
+
+
+def _head(column: Column) -> str:
+    """The caption names the baseline, and there is no room for it here."""
+    return r"$\Delta$" if column.head.startswith("Δ") else HEADS.get(column.head, tex.escape(column.head))
+
+
+def _cell(cell: Cell) -> str:
+    text = tex.escape(cell.text) + (f"$^{{\\mathrm{{{tex.escape(cell.mark)}}}}}$" if cell.mark else "")
+    text = rf"\underline{{{text}}}" if cell.best else text
+    # \boldmath for the minus signs and Greek letters, which \textbf leaves as they are.
+    return rf"\textbf{{\boldmath {text}}}" if cell.strong else text
+
+
+def _notes(rows: tuple[Row, ...]) -> list[str]:
+    """What a cell has no room for: details of verdicts, and bad runs."""
+    details = [f"{row.cells[0].text}: {row.cells[-1].full}" for row in rows if row.cells[-1].detail]
+    return details + [f"{row.cells[0].text}: {row.note}" for row in rows if row.note]
+
+
+def _losses(text: str) -> str:
+    """A comment that names the characters printed as `?`; "" where there are none."""
+    names = [f"U+{ord(c):04X} {unicodedata.name(c, '')}".rstrip() for c in sorted(tex.lost(text))]
+    return f"% printed as ? for want of a LaTeX command: {', '.join(names)}\n" if names else ""

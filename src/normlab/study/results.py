@@ -1,0 +1,201 @@
+"""Results of a study: what the store holds, as scores, comparisons and a report."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from normlab.errors import StoreError, UnknownName
+from normlab.study.plan import Point, RunSpec
+from normlab.study.report.document import Document, Failure, Panel
+from normlab.study.spec import Protocol, StudySpec
+from normlab.study.stats import compare
+from normlab.study.stats.result import Floats, Scores, Settings
+from normlab.study.store import RunResult, Store
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything finished of a study.
+
+    Attributes:
+        arms: name → how it is defined.
+        finished: key → result.
+        failures: key → traceback of runs that raised.
+    """
+
+    protocol: Protocol
+    runs: tuple[RunSpec, ...]
+    arms: Mapping[str, str]
+    finished: Mapping[str, RunResult]
+    failures: Mapping[str, str]
+
+    @classmethod
+    def gather(cls, protocol: Protocol, runs: tuple[RunSpec, ...], arms: Mapping[str, str], store: Store) -> Results:
+        """Read the store; a damaged result counts as a failure that says so."""
+        finished: dict[str, RunResult] = {}
+        failures: dict[str, str] = {}
+        for run in runs:
+            try:
+                result = store.load(run.key)
+            except StoreError as error:
+                failures[run.key] = f"{error}; `normlab run` makes the run again"
+                continue
+            if result is not None:
+                finished[run.key] = result
+            elif (text := store.failure(run.key)) is not None:
+                failures[run.key] = text
+        return cls(protocol, runs, arms, finished, failures)
+
+    @property
+    def points(self) -> tuple[Point, ...]:
+        """The grid points, in order; one empty point where the study has no grid."""
+        return tuple(dict.fromkeys(run.point for run in self.runs))
+
+    def scores(self, point: Point = ()) -> Scores:
+        """The study's metric, [arms, seeds], at one grid point.
+
+        Raises:
+            UnknownName: no finished run has the metric.
+        """
+        self._check_metric()
+        runs = [run for run in self.runs if run.point == point]
+        results = {(run.arm, str(run.seed)): self.finished.get(run.key) for run in runs}
+        arms, seeds = tuple(self.arms), tuple(str(seed) for seed in self.protocol.seeds)
+        values = np.array([[self._value(results.get((arm, seed))) for seed in seeds] for arm in arms], dtype=float)
+        diverged = {at for at, result in results.items() if result is not None and result.status == "diverged"}
+        counted_as = {r.counted_as for at in diverged if (r := results[at]) is not None and r.counted_as}
+        unknown = [at for at in diverged if np.isnan(values[arms.index(at[0]), seeds.index(at[1])])]
+        if unknown and not np.isnan(values).all():
+            worst = float(np.nanmin(values) if self.protocol.analysis.better == "higher" else np.nanmax(values))
+            for arm, seed in unknown:
+                values[arms.index(arm), seeds.index(seed)] = worst
+            counted_as.add(f"the worst value seen, {worst:.4g}")
+        return Scores(
+            metric=self.protocol.metric,
+            arms=arms,
+            seeds=seeds,
+            values=values,
+            unit="%" if self.protocol.metric.endswith("accuracy") and np.nanmax(values, initial=0) > 1 else "",
+            diverged=frozenset(diverged),
+            failed=frozenset((run.arm, str(run.seed)) for run in runs if run.key in self.failures),
+            diverged_as="; ".join(sorted(counted_as)),
+            correct=_correctness(results, arms, seeds),
+        )
+
+    def compare(self) -> Document:
+        """All arms against the baseline at each grid point, with everything a report shows; prints as a table."""
+        finished = list(self.finished.values())
+        return Document(
+            name=self.protocol.name,
+            question=self.protocol.question,
+            panels=tuple(self._panel(point) for point in self.points),
+            spec=self.protocol.model_dump_json(indent=1, exclude_defaults=True),
+            arms=self.arms,
+            methods=_methods(self.protocol),
+            environment=_environment(finished),
+            failures=tuple(self._failure(run) for run in self.runs if run.key in self.failures),
+            runs=(len(finished), len(self.runs)),
+            seconds=sum(result.seconds for result in finished) if finished else None,
+        )
+
+    def write(self, directory: str | Path) -> Path:
+        """Write report.html, report.md, results.csv, results.json and table.tex; returns the HTML file's path."""
+        from normlab.study.report.files import write_all
+
+        return write_all(self.compare(), Path(directory))
+
+    def _check_metric(self) -> None:
+        names = {name for result in self.finished.values() for name in result.metrics}
+        if self.finished and self.protocol.metric not in names:
+            raise UnknownName("metric", self.protocol.metric, names)
+
+    def _value(self, result: RunResult | None) -> float:
+        value = None if result is None else result.metrics.get(self.protocol.metric)
+        return np.nan if value is None else value
+
+    def _panel(self, point: Point) -> Panel:
+        analysis, family = self.protocol.analysis, self.protocol.family.arms
+        settings = Settings(
+            baseline=self.protocol.baseline, family=tuple(family) if family else None, **analysis.model_dump()
+        )
+        title = " · ".join([*_title(self.protocol), *(f"{key} {value}" for key, value in point)])
+        return Panel(compare(self.scores(point), settings, title=title), self._curves(point))
+
+    def _curves(self, point: Point) -> dict[str, dict[str, Floats]]:
+        runs = [run for run in self.runs if run.point == point and run.key in self.finished]
+        names = dict.fromkeys(name for run in runs for name in self.finished[run.key].curves)
+        return {name: {arm: _stack(self._rows(runs, arm, name)) for arm in self.arms} for name in names}
+
+    def _rows(self, runs: list[RunSpec], arm: str, name: str) -> list[Floats]:
+        curves = [self.finished[run.key].curves.get(name, []) for run in runs if run.arm == arm]
+        return [np.array([np.nan if v is None else v for v in curve], dtype=float) for curve in curves]
+
+    def _failure(self, run: RunSpec) -> Failure:
+        text = self.failures[run.key]
+        at = " ".join(f"{key}={value}" for key, value in run.point)
+        return Failure(run.arm, f"{run.seed} {at}".strip(), text.strip().splitlines()[-1], text)
+
+
+def _correctness(
+    results: Mapping[tuple[str, str], RunResult | None], arms: tuple[str, ...], seeds: tuple[str, ...]
+) -> dict[str, NDArray[np.bool_]] | None:
+    """Arm → [seeds, examples] bool; None unless every finished run said it, for equally many examples."""
+    known = {at: None if r is None else r.correctness() for at, r in results.items()}
+    sizes = {len(c) for c in known.values() if c is not None}
+    silent = any(r is not None and r.status == "ok" and known[at] is None for at, r in results.items())
+    if len(sizes) != 1 or silent:
+        return None
+    wrong = np.zeros(sizes.pop(), dtype=bool)
+    rows = {at: wrong if c is None else c for at, c in known.items()}
+    return {arm: np.stack([rows.get((arm, seed), wrong) for seed in seeds]) for arm in arms}
+
+
+def _stack(rows: list[Floats]) -> Floats:
+    """[seeds, epochs], NaN behind the end of a shorter curve."""
+    table = np.full((len(rows), max(map(len, rows), default=0)), np.nan)
+    for line, row in zip(table, rows, strict=True):
+        line[: len(row)] = row
+    return table
+
+
+def _title(protocol: Protocol) -> list[str]:
+    if not isinstance(protocol, StudySpec):
+        return [protocol.name]
+    return [protocol.data.name, protocol.model.name, f"lr {protocol.train.lr:g}"]
+
+
+def _methods(protocol: Protocol) -> tuple[str, ...]:
+    """Facts for the methods paragraph, in whole sentences."""
+    rule = "by the MD5 rule of Davis and Frank" if protocol.seed_scheme == "md5" else "taken as they are"
+    seeds = (
+        f"Each of the {len(protocol.seeds)} seeds ({rule}) gave every arm the same initial values (each parameter "
+        "drawn from a stream keyed by its name), the same order of batches and the same data split."
+    )
+    if not isinstance(protocol, StudySpec):
+        return (f"Each of the {len(protocol.seeds)} seeds ({rule}) gave every arm the same named random streams.",)
+    train = protocol.train
+    schedule = "a half-cosine learning-rate schedule" if train.schedule == "cosine" else "a constant learning rate"
+    chosen = {"best_val": "the first epoch of best validation accuracy", "last": "the last epoch"}[train.select]
+    return (
+        f"We trained {protocol.model.name} on {protocol.data.name} (split seed {protocol.data.split_seed}) for "
+        f"{train.epochs} epochs with SGD (learning rate {train.lr:g}, momentum {train.momentum:g}, batch size "
+        f"{train.batch_size}, weight decay {train.weight_decay:g} on weights only) and {schedule}.",
+        f"The model of {chosen} was tested.",
+        seeds,
+    )
+
+
+def _environment(results: list[RunResult]) -> dict[str, str]:
+    """Label → value; where runs differ, each value with how many runs had it."""
+    labels = dict.fromkeys(label for result in results for label in result.environment)
+    counts = {label: Counter(r.environment.get(label, "unknown") for r in results) for label in labels}
+    return {
+        label: next(iter(seen)) if len(seen) == 1 else ", ".join(f"{value} ({n} runs)" for value, n in seen.items())
+        for label, seen in counts.items()
+    }

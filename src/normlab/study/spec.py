@@ -1,0 +1,260 @@
+"""A study as written down: frozen pydantic models, read from TOML, unknown keys refused with the nearest name."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from normlab.errors import SpecError, UnknownName, unknown_text
+from normlab.seeding import SeedScheme
+
+M = TypeVar("M", bound=BaseModel)
+JsonValue = Any
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Strict(BaseModel):
+    """Base of all spec models: immutable, no unknown keys, no silent conversion ("3" is no number)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class DataSpec(Strict):
+    """`[data]`.
+
+    Attributes:
+        name: a dataset, `digits(train=300)`.
+        split_seed: feeds the split into training, validation and test examples; the same for every run.
+    """
+
+    name: str
+    split_seed: int = 0
+
+
+class ModelSpec(Strict):
+    """`[model]`: a network by name, `resnet8(width=16)`."""
+
+    name: str
+
+
+class TrainSpec(Strict):
+    """`[train]`: everything about training that is not the arm's recipe.
+
+    Attributes:
+        lr: learning rate at the start, of everything the recipe does not slow down.
+        weight_decay: on weights of convolutions and linear layers only (the recipe's groups decide).
+        schedule: "cosine" is the half cosine of the paper, set once an epoch.
+        eta_min: floor of the cosine, shared by all groups as in the official code.
+        select: which epoch's model is tested: the first of best validation accuracy, or the last.
+    """
+
+    epochs: Count
+    batch_size: Count
+    lr: Positive
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: NonNegative = 1e-4
+    schedule: Literal["cosine", "constant"] = "cosine"
+    eta_min: NonNegative = 1e-8
+    select: Literal["best_val", "last"] = "best_val"
+
+
+class ArmSpec(Strict):
+    """One arm: a recipe, and values of `[train]` that it changes."""
+
+    recipe: str = "baseline"
+    train: dict[str, JsonValue] = {}
+
+
+class FamilySpec(Strict):
+    """`[family]`: the arms whose comparisons are corrected together, at each grid point; default all of them."""
+
+    arms: list[str] | None = None
+
+
+class AnalysisSpec(Strict):
+    """`[analysis]`: how arms are compared; see `stats.Settings`."""
+
+    alpha: Annotated[float, Field(gt=0, lt=0.5)] = 0.05
+    alternative: Literal["greater", "two-sided"] = "greater"
+    better: Literal["higher", "lower"] = "higher"
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    equivalence: Positive | None = None
+    power: Annotated[float, Field(gt=0, lt=1)] = 0.8
+
+
+class StoppingSpec(Strict):
+    """`[stopping]`: when to stop adding seeds; "fixed" runs all of them."""
+
+    rule: Literal["fixed"] = "fixed"
+
+
+class Protocol(Strict):
+    """What every study has, whatever trains the networks.
+
+    Attributes:
+        seeds: how many (labelled 1, 2, ...) or which.
+        seed_scheme: "plain" uses the label as it is, "md5" the paper's rule.
+    """
+
+    name: str
+    question: str = ""
+    metric: str = "test_accuracy"
+    baseline: str
+    seeds: list[int]
+    seed_scheme: SeedScheme = "plain"
+    family: FamilySpec = FamilySpec()
+    analysis: AnalysisSpec = AnalysisSpec()
+    stopping: StoppingSpec = StoppingSpec()
+
+    @field_validator("name")
+    @classmethod
+    def _names_a_directory(cls, name: str) -> str:
+        if not re.fullmatch(r"[\w][\w.-]*", name):
+            raise ValueError("the name becomes a directory: letters, digits, '.', '_' and '-' only")
+        return name
+
+    @field_validator("seeds", mode="before")
+    @classmethod
+    def _labels(cls, seeds: object) -> list[int]:
+        """A number of seeds means 1, 2, ..., that number."""
+        labels = list(range(1, seeds + 1)) if type(seeds) is int else seeds
+        if not isinstance(labels, list) or any(type(label) is not int or label < 0 for label in labels):
+            raise ValueError("should be a number of seeds or a list of whole numbers from 0, as in 15 or [1, 2, 3]")
+        if len(labels) < 2:
+            raise ValueError("a paired comparison needs at least 2 seeds; 15 is the paper's number")
+        if len(set(labels)) < len(labels):
+            raise ValueError("a seed is listed twice")
+        return labels
+
+    def check_arms(self, arms: Mapping[str, Any]) -> None:
+        """Raise SpecError where baseline or family name no arm, or there is nothing to compare."""
+        if self.baseline not in arms:
+            raise UnknownName("arm", self.baseline, arms, where="baseline: ")
+        if len(arms) < 2:
+            raise SpecError(f"arms: only {self.baseline!r}; a study compares at least one other arm with it")
+        for arm in self.family.arms or ():
+            if arm not in arms or arm == self.baseline:
+                raise UnknownName("arm to compare", arm, set(arms) - {self.baseline}, where="family.arms: ")
+
+
+class StudySpec(Protocol):
+    """A study file."""
+
+    data: DataSpec
+    model: ModelSpec
+    train: TrainSpec
+    arms: dict[str, ArmSpec]
+    grid: dict[str, list[JsonValue]] = {}
+
+    @field_validator("arms", mode="before")
+    @classmethod
+    def _recipe_alone(cls, arms: object) -> object:
+        """An arm may be written as its recipe: `base = "baseline"`."""
+        if not isinstance(arms, dict):
+            return arms
+        for name, arm in arms.items():
+            if not isinstance(arm, (str, dict)):
+                raise ValueError(f"{name!r} should be a recipe, as text, or a table with `recipe = ...`")
+        return {name: {"recipe": arm} if isinstance(arm, str) else arm for name, arm in arms.items()}
+
+    @model_validator(mode="after")
+    def _consistent(self) -> StudySpec:
+        self.check_arms(self.arms)
+        return self
+
+
+def read_toml(path: Path, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
+    """A study file as nested dicts, `key.path=value` overrides applied; the name defaults to the file's stem.
+
+    Raises:
+        SpecError: no such file, not TOML, an override that is not `key=value`.
+    """
+    try:
+        tree: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SpecError(f"cannot read the study file {path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise SpecError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise SpecError(f"{path} is not TOML: {error}") from None
+    for override in overrides:
+        merge(tree, parse_override(override))
+    return {"name": path.stem, **tree}
+
+
+def parse_override(text: str) -> dict[str, Any]:
+    """`train.epochs=5` → `{"train": {"epochs": 5}}`; what is no TOML value is taken as a string."""
+    key, separator, value = text.partition("=")
+    if not separator or not key.strip():
+        raise SpecError(f"--set {text!r} should read key.path=value, as in --set train.epochs=5")
+    for written in (value, '"' + value.strip().replace("\\", "\\\\").replace('"', '\\"') + '"'):
+        try:
+            return tomllib.loads(f"{key} = {written}")
+        except tomllib.TOMLDecodeError:
+            continue
+    raise SpecError(f"--set {text!r}: {key!r} is no key of a study file")
+
+
+def merge(tree: dict[str, Any], change: Mapping[str, Any]) -> None:
+    """Lay `change` over `tree`, table by table, in place."""
+    for key, value in change.items():
+        if isinstance(value, dict) and isinstance(tree.get(key), dict):
+            merge(tree[key], value)
+        else:
+            tree[key] = value
+
+
+def load(path: Path, overrides: tuple[str, ...] = ()) -> StudySpec:
+    """Read and check a study file.
+
+    Raises:
+        SpecError: each fault with its key's path, the value that came, and what would do.
+    """
+    return validate(StudySpec, read_toml(path, overrides), where=f"{path}: ")
+
+
+def validate(model: type[M], tree: Mapping[str, Any], *, where: str = "") -> M:
+    """`model.model_validate` with errors a user can act on; `where` goes in front of each line."""
+    try:
+        return model.model_validate(tree)
+    except ValidationError as error:
+        lines = [where + _explain(model, dict(fault)) for fault in error.errors()]
+        raise SpecError("\n".join(lines)) from None
+
+
+def _explain(model: type[BaseModel], fault: dict[str, Any]) -> str:
+    location = [str(part) for part in fault["loc"]]
+    path, value = ".".join(location), fault["input"]
+    match fault["type"]:
+        case "extra_forbidden":
+            table = ".".join(location[:-1])
+            inside = f" in [{table}]" if table else ""
+            return unknown_text("key" + inside, location[-1], _fields_at(model, location[:-1]))
+        case "missing":
+            return f"{path} is missing"
+        case "value_error":
+            text = str(fault["ctx"]["error"])
+            return f"{path}: {value!r}: {text}" if path else text
+        case "literal_error":
+            known = [word.strip(" '") for word in fault["ctx"]["expected"].replace(" or ", ", ").split(",")]
+            return f"{path}: {unknown_text('value', str(value), known)}"
+        case _:
+            message = fault["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+            return f"{path}: got {value!r} ({type(value).__name__}), should be {message}"
+
+
+def _fields_at(model: type[BaseModel], location: list[str]) -> list[str]:
+    """The keys that the table at `location` may have."""
+    fields: Mapping[str, Any] = model.model_fields
+    for part in location:
+        annotation = fields[part].annotation if part in fields else ArmSpec
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            fields = annotation.model_fields
+    return sorted(fields)

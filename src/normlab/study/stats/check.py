@@ -1,0 +1,221 @@
+"""What a reader must know before believing a comparison: one rule per failure that spoils tables of runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from normlab.study.stats import testset
+from normlab.study.stats.effects import correlation
+from normlab.study.stats.pairs import Pairs, of_arm, pair
+from normlab.study.stats.power import fewest_seeds
+from normlab.study.stats.request import checked_family
+from normlab.study.stats.result import Finding, Floats, Scores, Settings
+
+_CEILING = 99.9  # %
+_OUTLIER = 6.0  # robust SDs
+_OUTLIER_PAIRS = 6  # with fewer, the median deviation is no yardstick
+
+
+@dataclass(frozen=True)
+class _Case:
+    scores: Scores
+    settings: Settings
+    family: tuple[str, ...]
+    pairs: tuple[Pairs, ...]
+
+    def finished(self, arm: str) -> Floats:
+        """Values of the runs that neither failed nor diverged."""
+        s = self.scores
+        ran = np.array([(arm, seed) not in s.diverged for seed in s.seeds])
+        values = s.values[s.arms.index(arm)]
+        return values[ran & np.isfinite(values)]
+
+
+def check(scores: Scores, settings: Settings) -> tuple[Finding, ...]:
+    """Look for what makes a comparison wrong or weak: seeds not applied, arms that are one, gaps, too few seeds, ...
+
+    Raises:
+        SpecError: a setting that cannot be used; UnknownName where it names no arm.
+    """
+    family = checked_family(scores, settings)
+    case = _Case(scores, settings, family, tuple(pair(scores, settings.baseline, arm) for arm in family))
+    found = [finding for rule in _RULES for finding in rule(case)]
+    return tuple(sorted(found, key=lambda f: ("error", "warning", "note").index(f.level)))
+
+
+def _identical_seeds(case: _Case) -> Iterator[Finding]:
+    for arm in case.scores.arms:
+        values = case.finished(arm)
+        if len(values) >= 2 and np.ptp(values) == 0 and not _at_ceiling(values, case):
+            yield Finding(
+                "error",
+                "identical-seeds",
+                f"All {len(values)} results of arm {arm!r} are {values[0]:.6g}: its seed seems not to be applied.",
+            )
+
+
+def _duplicate_arms(case: _Case) -> Iterator[Finding]:
+    s = case.scores
+    for a, b in combinations(range(len(s.arms)), 2):
+        both = np.isfinite(s.values[a]) & np.isfinite(s.values[b])
+        if both.sum() >= 2 and (s.values[a][both] == s.values[b][both]).all() and np.ptp(s.values[a][both]) > 0:
+            yield Finding(
+                "error",
+                "duplicate-arms",
+                f"Arms {s.arms[a]!r} and {s.arms[b]!r} agree on all {both.sum()} common seeds: "
+                "they seem to be one arm run twice.",
+            )
+
+
+def _not_finite(case: _Case) -> Iterator[Finding]:
+    where = [(case.scores.arms[a], case.scores.seeds[k]) for a, k in np.argwhere(np.isinf(case.scores.values))]
+    if where:
+        yield Finding("error", "not-finite", f"Infinite results are left out: {_runs(where)}.")
+
+
+def _gaps(case: _Case) -> Iterator[Finding]:
+    s = case.scores
+    absent = [
+        (s.arms[a], s.seeds[k]) for a, k in np.argwhere(np.isnan(s.values)) if (s.arms[a], s.seeds[k]) not in s.failed
+    ]
+    if absent:
+        yield Finding("warning", "gap", f"No result, so no pair: {_runs(absent)}.")
+
+
+def _failed(case: _Case) -> Iterator[Finding]:
+    if case.scores.failed:
+        yield Finding(
+            "warning", "failed", f"Runs that raised an error, so no pair: {_runs(_in_order(case, case.scores.failed))}."
+        )
+
+
+def _diverged(case: _Case) -> Iterator[Finding]:
+    if case.scores.diverged:
+        counted = f", counted as {case.scores.diverged_as}" if case.scores.diverged_as else ""
+        yield Finding(
+            "warning", "diverged", f"Training diverged{counted}: {_runs(_in_order(case, case.scores.diverged))}."
+        )
+
+
+def _unequal_n(case: _Case) -> Iterator[Finding]:
+    counts = {p.arm: len(p.seeds) for p in case.pairs}
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"{arm} {n}" for arm, n in counts.items())
+        yield Finding("note", "unequal-n", f"Arms have unequal numbers of pairs (§): {listed}.")
+
+
+def _too_few_seeds(case: _Case) -> Iterator[Finding]:
+    level = case.settings.alpha / max(1, len(case.family))
+    needed = fewest_seeds(level, case.settings.alternative)
+    short = {p.arm: len(p.seeds) for p in case.pairs if len(p.seeds) < needed}
+    if not short:
+        return
+    n, sides = min(short.values()), 1 if case.settings.alternative == "greater" else 2
+    yield Finding(
+        "warning",
+        "too-few-seeds",
+        f"With {n} pair{'s' * (n != 1)} the exact test cannot give p below {min(1, sides / 2**n):.2g}, and Holm's "
+        f"first step over {len(case.family)} comparison{'s' * (len(case.family) != 1)} asks for {level:.2g}: "
+        f"{needed} seeds are the fewest that can ({', '.join(short)}).",
+    )
+
+
+def _ceiling(case: _Case) -> Iterator[Finding]:
+    full = [arm for arm in case.scores.arms if _at_ceiling(case.finished(arm), case)]
+    if full:
+        yield Finding(
+            "warning",
+            "ceiling",
+            f"All results of {', '.join(map(repr, full))} are at the ceiling: a harder task would tell the arms apart.",
+        )
+
+
+def _at_ceiling(values: Floats, case: _Case) -> bool:
+    """Everything at 99.9 % or more, or every run of the table at one and the same best value."""
+    if len(values) < 2 or case.settings.better == "lower":
+        return False
+    everything = np.concatenate([case.finished(arm) for arm in case.scores.arms])
+    return bool((case.scores.unit == "%" and values.min() >= _CEILING) or np.ptp(everything) == 0)
+
+
+def _outliers(case: _Case) -> Iterator[Finding]:
+    for p in case.pairs:
+        far = [k for k in _far_out(p.differences) if p.clean[k]]
+        if far:
+            seeds = ", ".join(f"{p.seeds[k]} ({p.differences[k]:+.3g})" for k in far)
+            yield Finding(
+                "warning",
+                "outlier",
+                f"Differences of {p.arm!r} far from their median {np.median(p.differences):+.3g}, at seed {seeds}: "
+                "see whether these runs collapsed; Wilcoxon's p hardly depends on them.",
+            )
+
+
+def _far_out(d: Floats) -> Iterable[int]:
+    """Pairs more than six robust SDs from the median; none where over half of the differences are equal."""
+    if len(d) < _OUTLIER_PAIRS:
+        return []
+    deviation = np.abs(d - np.median(d))
+    scale = 1.4826 * np.median(deviation)
+    return [int(k) for k in np.flatnonzero(deviation > _OUTLIER * scale)] if scale > 0 else []
+
+
+def _test_set(case: _Case) -> Iterator[Finding]:
+    weak: list[str] = []
+    for p in case.pairs:
+        t = testset.of_pairs(case.scores, p, case.settings)
+        if t is not None and abs(p.differences.mean()) < 2 * t.se_examples:
+            weak.append(f"{p.arm} ({p.differences.mean():+.3g} ± {t.se_examples:.2g})")
+    if weak:
+        yield Finding(
+            "warning",
+            "test-set",
+            "Differences below 2 standard errors of the test examples (‡), so another test set may not show them: "
+            f"{', '.join(weak)}.",
+        )
+
+
+def _pairing(case: _Case) -> Iterator[Finding]:
+    rho = {p.arm: correlation(p.treatment, p.control) for p in case.pairs if len(p.seeds) >= 3}
+    useless = [f"{arm} {r:+.2f}" for arm, r in rho.items() if r <= 0]
+    if useless:
+        yield Finding("note", "pairing", f"Pairing by seed gains nothing where ρ <= 0: {', '.join(useless)}.")
+
+
+def _outside_family(case: _Case) -> Iterator[Finding]:
+    outside = [a for a in case.scores.arms if a not in case.family and a != case.settings.baseline]
+    if outside:
+        yield Finding("note", "outside-family", f"Not compared, being outside the family: {', '.join(outside)}.")
+
+
+def _in_order(case: _Case, runs: frozenset[tuple[str, str]]) -> list[tuple[str, str]]:
+    return [(arm, seed) for arm in case.scores.arms for seed in of_arm(runs, arm, case.scores.seeds)]
+
+
+def _runs(runs: Iterable[tuple[str, str]]) -> str:
+    """`base (seeds 3, 4), group (seed 7)`."""
+    by_arm: dict[str, list[str]] = {}
+    for arm, seed in runs:
+        by_arm.setdefault(arm, []).append(seed)
+    return ", ".join(f"{arm} (seed{'s' * (len(s) > 1)} {', '.join(s)})" for arm, s in by_arm.items())
+
+
+_RULES: tuple[Callable[[_Case], Iterator[Finding]], ...] = (
+    _identical_seeds,
+    _duplicate_arms,
+    _not_finite,
+    _gaps,
+    _failed,
+    _diverged,
+    _too_few_seeds,
+    _ceiling,
+    _outliers,
+    _test_set,
+    _unequal_n,
+    _pairing,
+    _outside_family,
+)

@@ -1,0 +1,231 @@
+"""The front door: a study as an object, its runs carried out, its results compared."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from normlab.errors import SpecError, StoreError, UnknownName
+from normlab.seeding import SeedScheme
+from normlab.study.executors.local import default_workers, execute
+from normlab.study.plan import RunSpec, plan, schedule
+from normlab.study.results import Results
+from normlab.study.run import Options, Outcome, TrainFunction
+from normlab.study.spec import Protocol, StudySpec, load, validate
+from normlab.study.store import Store
+from normlab.study import train as builtin
+
+
+@dataclass(frozen=True)
+class Status:
+    """Where a study stands: its runs by state; `started` maps the key of an unfinished run to its share done."""
+
+    finished: tuple[RunSpec, ...]
+    damaged: tuple[RunSpec, ...]
+    failed: tuple[RunSpec, ...]
+    started: Mapping[str, float]
+    waiting: tuple[RunSpec, ...]
+
+
+class Study:
+    """Arms × seeds, trained by the built-in trainer (`Study.load`) or by a function of yours.
+
+    Args:
+        arms: name → what `train` gets to tell the arms apart: text, a number, a list or dict of them. It is hashed.
+        train: `train(arm, streams, context) -> {"metric": value, ...}`. Draw every random number from `streams`, and
+            the arms are paired; keep state through `context.checkpoint`, and an interrupted run resumes. Return
+            `correct`, [test examples] bool, too, and the uncertainty of the test set is told. Its source is part of
+            every run's hash: change it, and the runs are made again.
+        seeds: how many (1, 2, ...) or which.
+        baseline: the control arm; the first one unless named.
+        metric: which of the returned numbers is compared.
+        better: whether high or low values of it are good.
+        equivalence: margin within which arms count as equivalent, in the unit of the metric; None = not tested.
+        name: of the study and its store; the function's name unless given.
+        question, seed_scheme, alpha, alternative: as in a study file.
+
+    Raises:
+        SpecError: a baseline that is no arm, one seed or arm only, an arm that is not plain data.
+    """
+
+    def __init__(
+        self,
+        arms: Mapping[str, Any],
+        *,
+        train: TrainFunction,
+        seeds: int | Sequence[int] = 15,
+        baseline: str | None = None,
+        metric: str = "metric",
+        better: Literal["higher", "lower"] = "higher",
+        equivalence: float | None = None,
+        name: str | None = None,
+        question: str = "",
+        seed_scheme: SeedScheme = "plain",
+        alpha: float = 0.05,
+        alternative: Literal["greater", "two-sided"] = "greater",
+    ) -> None:
+        if not callable(train):
+            raise SpecError(f"train={train!r} should be a function train(arm, streams, context)")
+        if not arms:
+            raise SpecError("arms: none given; a study compares at least one arm with a baseline")
+        analysis = {"better": better, "equivalence": equivalence, "alpha": alpha, "alternative": alternative}
+        tree = {
+            "name": name or getattr(train, "__name__", "study"),
+            "question": question,
+            "metric": metric,
+            "baseline": next(iter(arms)) if baseline is None else baseline,
+            "seeds": seeds if isinstance(seeds, int) else list(seeds),
+            "seed_scheme": seed_scheme,
+            "analysis": analysis,
+        }
+        protocol = validate(Protocol, tree, where="Study: ")
+        protocol.check_arms(arms)
+        jobs = {arm: _plain(arm, value) for arm, value in arms.items()}
+        self._set(
+            protocol, train, schedule(protocol, _identity(train), {(): jobs}), {a: str(v) for a, v in arms.items()}
+        )
+
+    def _set(
+        self, protocol: Protocol, train: TrainFunction, runs: tuple[RunSpec, ...], arms: Mapping[str, str]
+    ) -> None:
+        self.protocol = protocol
+        self.runs = runs
+        self.arms = arms
+        self.train = train
+
+    @classmethod
+    def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Study:
+        """A study file.
+
+        Args:
+            path: TOML.
+            overrides: `key.path=value`, as with `--set`.
+        """
+        spec: StudySpec = load(Path(path), tuple(overrides))
+        study = cls.__new__(cls)
+        runs = plan(spec, "normlab.study.train.train")
+        study._set(spec, builtin.train, runs, {name: arm.recipe for name, arm in spec.arms.items()})
+        return study
+
+    def store(self, path: str | Path | None = None) -> Store:
+        """Where the runs are kept: `runs/<name>` below the working directory unless named."""
+        return Store(Path(path) if path is not None else Path("runs") / self.protocol.name)
+
+    def run(
+        self,
+        *,
+        store: str | Path | None = None,
+        workers: int | None = None,
+        threads: int = 1,
+        checkpoint_seconds: float = 10.0,
+        progress: bool = True,
+    ) -> Results:
+        """Make the runs that are not in the store yet, and gather all.
+
+        Args:
+            store: directory; `runs/<name>` unless given.
+            workers: processes; as many as there are cores for, unless given; 0 runs in this process.
+            threads: torch threads of each worker. On a CPU the same number gives the same bits.
+            checkpoint_seconds: time between checkpoints of a run.
+            progress: show a bar (or, without a terminal, a line now and then) on standard error.
+
+        Raises:
+            StoreLocked: somebody else is running this study.
+            SpecError: the function does not return the study's metric.
+        """
+        from normlab.study.progress import display
+
+        options = Options(threads=threads, checkpoint_seconds=checkpoint_seconds)
+        place = self.store(store).open(create=True)
+        with ExitStack() as stack:
+            stack.enter_context(place.locked())
+            place.describe(self.definition())
+            status = self._status(place)
+            for run in status.damaged:
+                place.set_aside(run.key)
+            finished = {run.key for run in status.finished}
+            todo = [run for run in self.runs if run.key not in finished]
+            self.rehearse(todo)
+            count = default_workers(threads) if workers is None else workers
+            show = stack.enter_context(display(self.runs, status, place, enabled=progress))
+            events = stack.enter_context(closing(execute(self.train, todo, place, options, workers=count)))
+            for event in events:
+                show(event)
+                self._check_metric(event.outcome)
+        return self.results(store)
+
+    def rehearse(self, runs: Sequence[RunSpec]) -> None:
+        """Raise now what would stop each of these runs: the built-in trainer sets up one run of each arm."""
+        if self.train is builtin.train:
+            builtin.rehearse(run.job for run in runs)
+
+    def _check_metric(self, outcome: Outcome | None) -> None:
+        if outcome is not None and outcome.status == "ok" and self.protocol.metric not in outcome.metrics:
+            where = "not among what the training function returned: "
+            raise UnknownName("metric", self.protocol.metric, outcome.metrics, where=where)
+
+    def results(self, store: str | Path | None = None) -> Results:
+        """What the store holds of this study, finished or not."""
+        place = self.store(store).open(create=False)
+        return Results.gather(self.protocol, self.runs, self.arms, place)
+
+    def status(self, store: str | Path | None = None) -> Status:
+        """Where the study stands; reads the store only."""
+        return self._status(self.store(store).open(create=False))
+
+    def _status(self, place: Store) -> Status:
+        states: dict[str, list[RunSpec]] = {"finished": [], "damaged": [], "failed": [], "waiting": []}
+        started: dict[str, float] = {}
+        for run in self.runs:
+            state = _state(place, run.key)
+            if state == "waiting" and (share := place.progress(run.key)) > 0:
+                started[run.key] = share
+            else:
+                states[state].append(run)
+        return Status(**{state: tuple(runs) for state, runs in states.items()}, started=started)
+
+    def definition(self) -> dict[str, Any]:
+        """The study as plain data, for the store and the report."""
+        spec = self.protocol.model_dump(mode="json")
+        return spec if "arms" in spec else {**spec, "arms": dict(self.arms)}
+
+
+def _plain(arm: str, value: Any) -> Any:
+    """The value as JSON gives it back, so that the function sees the same whether or not it crossed a process."""
+    try:
+        return json.loads(json.dumps(value, allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise SpecError(
+            f"arms.{arm}: {value!r} is not plain data ({error}); name what it stands for, as in 'batch' or "
+            "{'norm': 'batch', 'lr': 0.1}, and build it in the training function"
+        ) from None
+
+
+def _state(place: Store, key: str) -> Literal["finished", "damaged", "failed", "waiting"]:
+    try:
+        if place.load(key) is not None:
+            return "finished"
+    except StoreError:
+        return "damaged"
+    return "waiting" if place.failure(key) is None else "failed"
+
+
+def _identity(function: TrainFunction) -> str:
+    """The function's name and a hash of its source, so that results of older code are not taken for new ones."""
+    name = getattr(function, "__qualname__", None)
+    if name is None:
+        raise SpecError(
+            f"train={function!r} should be a function written with `def`, whose runs can be recognised another day; "
+            "put the values it is bound to into the arms"
+        )
+    try:
+        source = inspect.getsource(function)
+    except (OSError, TypeError):
+        return f"{function.__module__}.{name}"
+    return f"{name}@{hashlib.sha256(source.encode()).hexdigest()[:12]}"

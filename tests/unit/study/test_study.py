@@ -1,0 +1,191 @@
+"""The engine with training functions of one's own; everything in this process unless workers are the point."""
+
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import normlab
+from normlab.errors import SpecError, UnknownName
+from normlab.study.executors.local import execute
+from normlab.study.run import Options
+
+ARMS = {"base": 0.0, "better": 1.0}
+
+
+def measure(arm, streams, context):
+    return {"metric": 90 + arm + streams.numpy("init").normal(), "other": 1.0}
+
+
+def study(train=measure, **changes):
+    return normlab.Study(**{"arms": ARMS, "train": train, "seeds": 5, **changes})
+
+
+def run(made, tmp_path, **options):
+    return made.run(store=tmp_path / "store", workers=0, progress=False, **options)
+
+
+def test_arms_of_a_seed_share_their_streams(tmp_path):
+    scores = run(study(), tmp_path).scores()
+    assert scores.arms == ("base", "better")
+    np.testing.assert_allclose(scores.values[1] - scores.values[0], 1.0)
+    assert len(set(scores.values[0])) == 5
+
+
+def test_a_finished_run_is_never_repeated(tmp_path):
+    calls = tmp_path / "calls"
+
+    def counting(arm, streams, context):
+        with calls.open("a") as file:
+            file.write("x")
+        return {"metric": arm}
+
+    for seeds, expected in ((3, 6), (3, 6), (5, 10)):
+        run(study(counting, seeds=seeds), tmp_path)
+        assert len(calls.read_text()) == expected
+
+
+def test_a_failing_arm_does_not_stop_the_study(tmp_path):
+    def sometimes(arm, streams, context):
+        if arm == 1.0 and streams.seed in (2, 3):
+            raise RuntimeError("out of luck")
+        return {"metric": streams.seed + arm}
+
+    results = run(study(sometimes), tmp_path)
+    assert len(results.finished) == 8
+    assert results.scores().failed == {("better", "2"), ("better", "3")}
+    document = results.compare()
+    assert [(f.arm, f.seed, f.error) for f in document.failures] == [
+        ("better", "2", "RuntimeError: out of luck"),
+        ("better", "3", "RuntimeError: out of luck"),
+    ]
+    assert "in sometimes" in document.failures[0].traceback
+    assert document.panels[0].comparisons.rows[0].failed == ("2", "3")
+
+
+def test_a_diverged_run_counts_and_is_named(tmp_path):
+    def explodes(arm, streams, context):
+        if arm == 1.0 and streams.seed == 2:
+            raise normlab.Diverged("loss is nan", {"metric": 10.0}, counted_as="chance level, 10 %")
+        if arm == 1.0 and streams.seed == 3:
+            return {"metric": float("inf")}
+        return {"metric": 80 + streams.seed}
+
+    results = run(study(explodes), tmp_path)
+    scores = results.scores()
+    assert scores.diverged == {("better", "2"), ("better", "3")}
+    np.testing.assert_array_equal(scores.values[1], [81, 10, 10, 84, 85])
+    assert scores.diverged_as == "chance level, 10 %; the worst value seen, 10"
+    row = results.compare().panels[0].comparisons.rows[0]
+    assert row.diverged == ("2", "3")
+    assert len(row.seeds) == 5
+
+
+def test_a_metric_that_is_not_returned_stops_at_the_first_run(tmp_path):
+    with pytest.raises(UnknownName, match=r"function returned: unknown metric 'accuracy'. Known: metric, other"):
+        run(study(metric="accuracy"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "part"),
+    [
+        ({"baseline": "bas"}, "unknown arm 'bas'; did you mean 'base'?"),
+        ({"seeds": 1}, "at least 2 seeds"),
+        ({"arms": {"base": 1}}, "at least one other arm"),
+        ({"arms": {}}, "none given"),
+        ({"arms": {"a": 1, "b": object()}}, "arms.b: .* is not plain data"),
+        ({"arms": {"a": 1, "b": float("nan")}}, "arms.b: nan is not plain data"),
+        ({"arms": {"a": 1, "b": 1}}, "'a' and 'b' are the same"),
+        ({"train": 3}, "should be a function"),
+        ({"name": "a b"}, "the name becomes a directory"),
+        ({"alpha": 2.0}, "analysis.alpha"),
+        ({"better": "hi"}, "unknown value 'hi'"),
+    ],
+)
+def test_bad_arguments_are_named(changes, part):
+    with pytest.raises(SpecError, match=part):
+        study(**changes)
+
+
+def test_the_functions_source_is_part_of_the_hash():
+    def one(arm, streams, context):
+        return {"metric": 1}
+
+    def two(arm, streams, context):
+        return {"metric": 2}
+
+    two.__qualname__ = one.__qualname__
+    assert study(one).runs[0].key != study(two).runs[0].key
+
+
+def test_a_run_resumes_from_its_checkpoint(tmp_path):
+    def stepwise(arm, streams, context):
+        state = context.restore() or {"step": 0, "total": 0.0}
+        for step in range(state["step"], 6):
+            state = {"step": step + 1, "total": state["total"] + streams.numpy("noise", step).normal()}
+            context.log(total=state["total"])
+            context.checkpoint(state, done=(step + 1) / 6)
+            if step == 3 and not (tmp_path / "again").exists():
+                raise KeyboardInterrupt
+        return {"metric": state["total"] + arm}
+
+    made = study(stepwise)
+    with pytest.raises(KeyboardInterrupt):
+        run(made, tmp_path, checkpoint_seconds=0)
+    assert list(made.status(tmp_path / "store").started.values()) == [pytest.approx(1 / 6)]
+    (tmp_path / "again").touch()
+    resumed = run(made, tmp_path, checkpoint_seconds=0)
+    straight = made.run(store=tmp_path / "other", workers=0, progress=False)
+    np.testing.assert_array_equal(resumed.scores().values, straight.scores().values)
+    key = made.runs[0].key
+    assert resumed.finished[key].curves == straight.finished[key].curves
+
+
+def test_status_tells_the_states_apart(tmp_path):
+    made = study()
+    assert len(made.status(tmp_path / "store").waiting) == 10
+    run(made, tmp_path)
+    path = tmp_path / "store" / "runs" / made.runs[0].key / "result.json"
+    path.write_text(path.read_text()[:50])
+    status = made.status(tmp_path / "store")
+    assert (len(status.finished), len(status.damaged), len(status.waiting)) == (9, 1, 0)
+    assert len(made.results(tmp_path / "store").failures) == 1
+    assert len(run(made, tmp_path).finished) == 10
+
+
+def die_once(arm, streams, context):
+    """The first attempt at one run kills its worker process, as the system does when memory runs out."""
+    mark = Path(context.directory) / "tried"
+    if arm == 1.0 and streams.seed == 1 and not mark.exists():
+        mark.touch()
+        os._exit(9)
+    return {"metric": streams.seed + arm, "pid": os.getpid()}
+
+
+def die_always(arm, streams, context):
+    if arm == 1.0 and streams.seed == 1:
+        os._exit(9)
+    return {"metric": streams.seed + arm}
+
+
+@pytest.mark.parametrize(("train", "failed"), [(die_once, 0), (die_always, 1)])
+def test_a_worker_that_dies_costs_at_most_its_own_run(tmp_path, train, failed):
+    made = study(train, seeds=2)
+    results = made.run(store=tmp_path / "store", workers=2, progress=False)
+    assert len(results.finished) == 4 - failed
+
+
+def linger(arm, streams, context):
+    time.sleep(30)
+
+
+def test_closing_the_executor_kills_its_workers_at_once(tmp_path):
+    made = study(linger, seeds=2)
+    store = made.store(tmp_path / "store").open(create=True)
+    events = execute(linger, made.runs, store, Options(), workers=2)
+    assert [next(events).kind, next(events).kind] == ["started", "started"]
+    before = time.monotonic()
+    events.close()
+    assert time.monotonic() - before < 2
