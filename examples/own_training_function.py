@@ -12,7 +12,7 @@ from torch import nn
 
 import normlab
 
-EPOCHS = 15
+EPOCHS = 20
 
 
 def network(norm: str) -> nn.Module:
@@ -52,6 +52,8 @@ def train(arm, streams, context):
         first = state["epoch"]
 
     for epoch in range(first, EPOCHS):
+        for group in optimizer.param_groups:
+            group["lr"] = arm["lr"] * (1 - epoch / EPOCHS)
         model.train()
         shuffled = fit[torch.randperm(len(fit), generator=streams.torch("shuffle", epoch))]
         for batch in shuffled.split(50):

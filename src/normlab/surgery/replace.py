@@ -22,7 +22,9 @@ def replace(model: nn.Module, name: str, new: nn.Module) -> None:
         raise UnknownName("submodule", name, modules)
     old = modules[name]
     if old is model:
-        raise SpecError(f"the model itself, {type(model).__name__}, cannot be swapped in place: use the new layer instead")
+        raise SpecError(
+            f"the model itself, {type(model).__name__}, cannot be swapped in place: use the new layer instead"
+        )
     for parent in list(model.modules()):
         for child, held in parent.named_children():
             if held is old:
@@ -44,7 +46,9 @@ def reformulate(module: nn.Module, formulation: Formulation) -> BatchNorm:
         raise SpecError(f"formulation {formulation!r} cannot stand in for {type(module).__name__}, only for {known}")
     assert isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, BatchNorm))
     if _has_hooks(module):
-        raise SpecError(f"this {type(module).__name__} has hooks, which a change of formulation would lose: add them later")
+        raise SpecError(
+            f"this {type(module).__name__} has hooks, which a change of formulation would lose: add them later"
+        )
     weight, bias = module.weight, module.bias
     new = BatchNorm(
         module.num_features, module.eps, module.momentum, module.affine, module.track_running_stats,

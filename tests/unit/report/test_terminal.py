@@ -66,7 +66,7 @@ def test_failed_and_missing_runs_are_named_by_seed():
 
 def test_bold_is_for_adjusted_significance_only():
     text = shown(documents.regular(), 140, force_terminal=True, color_system="standard", no_color=True)
-    bold = re.findall(r"\x1b\[1m(.*?)\x1b\[0m", text.split("lr 0.002")[0])
+    bold = [found.strip() for found in re.findall(r"\x1b\[1m(.*?)\x1b\[0m", text.split("lr 0.002")[0])]
     assert {"γ 0.10", "+1.35", "<.0001", "better"} <= set(bold)
     assert not {"GN-32", "−0.02‡", "90.64 ± 0.38"} & set(bold)
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -7,7 +9,7 @@ from normlab.study.stats import Settings, check
 from tests.unit.stats.builders import normal, scores
 
 NORMAL = normal((3, 8), mean=80.0)
-GOOD = {"base": NORMAL[0], "a": NORMAL[1] + NORMAL[0] / 2, "b": NORMAL[2] + NORMAL[0] / 2}
+GOOD = {"base": NORMAL[0], "a": NORMAL[1] - 40 + NORMAL[0] / 2, "b": NORMAL[2] - 40 + NORMAL[0] / 2}
 NAN, INF = float("nan"), float("inf")
 
 
@@ -99,9 +101,6 @@ def test_findings(arms, given, settings, expected, words):
     assert expected <= {f"{f.level} {f.code}" for f in found}
     assert expected or not found
     text = next((f.text for f in found if f"{f.level} {f.code}" in expected), "")
-    pytest.helpers = None
-    import re
-
     assert re.search(words, text), text
 
 

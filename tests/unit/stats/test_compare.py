@@ -112,7 +112,7 @@ def test_low_can_be_good():
 @pytest.mark.parametrize(
     ("given", "words"),
     [
-        ({"baseline": "bsae"}, "baseline: unknown arm 'bsae'; did you mean 'base'"),
+        ({"baseline": "bse"}, "baseline: unknown arm 'bse'; did you mean 'base'"),
         ({"alpha": 0.0}, "alpha 0.0 given; it must lie between 0 and 1, 0.05"),
         ({"alpha": 5}, "alpha 5 given"),
         ({"confidence": 95}, "confidence 95 given"),

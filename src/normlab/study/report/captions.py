@@ -45,7 +45,7 @@ def power(c: Comparisons, level: float) -> str:
     s = c.settings
     return (
         f"Chance that a {wording.side(s)} test at level {fmt.p_value(level)} (Holm's next step) finds the effect, "
-        "if it is as large as the one observed. Vertical line: the seeds of this study; dashed: "
-        f"{fmt.percent(s.power)}. Observed effects scatter, and that of the best of many recipes is too large: plan "
-        "with smaller ones."
+        "if it is as large as the one observed; zero where the exact test has too few seeds to say so. Vertical line: "
+        f"the seeds of this study; dashed: {fmt.percent(s.power)}. Observed effects scatter, and that of the best of "
+        "many recipes is too large: plan with smaller ones."
     )

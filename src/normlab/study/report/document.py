@@ -32,9 +32,9 @@ class Failure:
     traceback: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Document:
-    """A whole report.
+    """A whole report; prints as the table that the terminal shows.
 
     Attributes:
         name: of the study, `digits`.
@@ -59,3 +59,16 @@ class Document:
     failures: tuple[Failure, ...] = ()
     runs: tuple[int, int] = (0, 0)
     seconds: float | None = None
+
+    def __str__(self) -> str:
+        from rich.console import Console
+
+        from normlab.study.report import terminal
+
+        console = Console()
+        with console.capture() as text:
+            terminal.show(self, console)
+        return text.get()
+
+    def __repr__(self) -> str:
+        return f"<report of {self.name!r}: {len(self.panels)} tables, {self.runs[0]} of {self.runs[1]} runs>"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 from normlab.study.report import methods, tex, wording
@@ -34,17 +35,18 @@ def _float(c: Comparisons, table: Table, style: Style) -> str:
     names = [row.cells[0].text for row in table.rows]
     caption = wording.caption(c, style)
     notes = [*_notes(table.rows), *table.footer]
-    first = "l" if max(map(len, names), default=0) <= WIDEST_NAME else r"p{2.6cm}"
+    wrapped = max(map(len, names), default=0) > WIDEST_NAME
+    first, gap = (r"p{2.3cm}", "2pt") if wrapped else ("l", "3pt")
     rest = "".join("r" if column.right else "l" for column in table.columns[1:])
     lines = [
         r"\begin{table}",
-        r"\centering\footnotesize\setlength{\tabcolsep}{3pt}",
+        rf"\centering\footnotesize\setlength{{\tabcolsep}}{{{gap}}}",
         rf"\caption{{{tex.escape(caption)}}}",
         rf"\begin{{tabular}}{{@{{}}{first}{rest}@{{}}}}",
         r"\toprule",
         " & ".join(map(_head, table.columns)) + r" \\",
         r"\midrule",
-        *(r"\raggedright " * (first != "l") + " & ".join(map(_cell, row.cells)) + r" \\" for row in table.rows),
+        *(_line(row, wrapped=wrapped) for row in table.rows),
         r"\bottomrule",
         r"\end{tabular}",
         *(rf"\par\smallskip\parbox{{\linewidth}}{{\scriptsize {tex.escape(note)}.}}" for note in notes),
@@ -56,6 +58,13 @@ def _float(c: Comparisons, table: Table, style: Style) -> str:
 def _head(column: Column) -> str:
     """The caption names the baseline, and there is no room for it here."""
     return r"$\Delta$" if column.head.startswith("Δ") else HEADS.get(column.head, tex.escape(column.head))
+
+
+def _line(row: Row, *, wrapped: bool) -> str:
+    name, *others = map(_cell, row.cells)
+    if wrapped:  # specs such as group(num_groups=32) have no spaces to break at
+        name = r"\raggedright " + re.sub(r"\\_|[(=/]", r"\g<0>\\allowbreak{}", name)
+    return " & ".join([name, *others]) + r" \\"
 
 
 def _cell(cell: Cell) -> str:

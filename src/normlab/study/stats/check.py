@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import combinations
+from functools import cached_property
 
 import numpy as np
 
@@ -34,6 +34,12 @@ class _Case:
         values = s.values[s.arms.index(arm)]
         return values[ran & np.isfinite(values)]
 
+    @cached_property
+    def all_equal(self) -> bool:
+        """Whether every finished run of the table has one and the same value."""
+        everything = np.concatenate([self.finished(arm) for arm in self.scores.arms])
+        return len(everything) > 0 and np.ptp(everything) == 0
+
 
 def check(scores: Scores, settings: Settings) -> tuple[Finding, ...]:
     """Look for what makes a comparison wrong or weak: seeds not applied, arms that are one, gaps, too few seeds, ...
@@ -59,16 +65,18 @@ def _identical_seeds(case: _Case) -> Iterator[Finding]:
 
 
 def _duplicate_arms(case: _Case) -> Iterator[Finding]:
-    s = case.scores
-    for a, b in combinations(range(len(s.arms)), 2):
-        both = np.isfinite(s.values[a]) & np.isfinite(s.values[b])
-        if both.sum() >= 2 and (s.values[a][both] == s.values[b][both]).all() and np.ptp(s.values[a][both]) > 0:
-            yield Finding(
-                "error",
-                "duplicate-arms",
-                f"Arms {s.arms[a]!r} and {s.arms[b]!r} agree on all {both.sum()} common seeds: "
-                "they seem to be one arm run twice.",
-            )
+    s, known = case.scores, np.isfinite(case.scores.values)
+    for a, arm in enumerate(s.arms):
+        both = known[a] & known[a + 1 :]  # [later arms, seeds]
+        same = (s.values[a] == s.values[a + 1 :]) | ~both
+        for k in np.flatnonzero(same.all(axis=1) & (both.sum(axis=1) >= 2)):
+            if np.ptp(s.values[a][both[k]]) > 0:
+                yield Finding(
+                    "error",
+                    "duplicate-arms",
+                    f"Arms {arm!r} and {s.arms[a + 1 + k]!r} agree on all {both[k].sum()} common seeds: "
+                    "they seem to be one arm run twice.",
+                )
 
 
 def _not_finite(case: _Case) -> Iterator[Finding]:
@@ -138,8 +146,7 @@ def _at_ceiling(values: Floats, case: _Case) -> bool:
     """Everything at 99.9 % or more, or every run of the table at one and the same best value."""
     if len(values) < 2 or case.settings.better == "lower":
         return False
-    everything = np.concatenate([case.finished(arm) for arm in case.scores.arms])
-    return bool((case.scores.unit == "%" and values.min() >= _CEILING) or np.ptp(everything) == 0)
+    return case.all_equal or bool(case.scores.unit == "%" and values.min() >= _CEILING)
 
 
 def _outliers(case: _Case) -> Iterator[Finding]:

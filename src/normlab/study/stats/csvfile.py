@@ -95,7 +95,7 @@ def _decode(raw: bytes, name: str) -> str:
 def _split(text: str, name: str) -> list[Line]:
     first = next((line for line in text.splitlines() if line.strip()), "")
     delimiter = max(_DELIMITERS, key=first.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True, skipinitialspace=True)
     try:
         lines = [Line(reader.line_num, tuple(field.strip() for field in fields)) for fields in reader]
     except csv.Error as error:

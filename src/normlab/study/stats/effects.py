@@ -134,7 +134,7 @@ def _pitman_morgan_p(ratio: float, unexplained: float, df: int) -> float:
 
 def correlation(treatment: Floats, control: Floats) -> float:
     """Pearson's correlation of the two arms over their pairs [pairs]; NaN where an arm does not vary."""
-    a, b = treatment - treatment.mean(), control - control.mean()
     if np.ptp(treatment) == 0 or np.ptp(control) == 0:
         return math.nan
+    a, b = ((x - x.mean()) / np.ptp(x) for x in (treatment, control))
     return float(np.clip(a @ b / math.sqrt(float(a @ a) * float(b @ b)), -1, 1))

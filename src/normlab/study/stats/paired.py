@@ -33,8 +33,9 @@ def t_statistic(differences: Floats) -> float:
 
 
 def spread(values: Floats) -> float:
-    """SD (n - 1), exactly zero where all values are the same."""
-    return float(values.std(ddof=1)) if np.ptp(values) > 0 else 0.0
+    """SD (n - 1), exactly zero where all values are the same; scaled first, so that no square overflows."""
+    scale = float(np.ptp(values))
+    return float((values / scale).std(ddof=1)) * scale if scale > 0 else 0.0
 
 
 def paired_t(differences: Floats, alternative: Alternative = "greater") -> TTest:

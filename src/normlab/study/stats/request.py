@@ -19,12 +19,8 @@ def find_baseline(arms: tuple[str, ...]) -> str:
     found = [a for a in arms if a.strip().lower() in BASELINE_NAMES]
     if len(found) == 1:
         return found[0]
-    what = (
-        f"arms {' and '.join(map(repr, found))} could all be"
-        if found
-        else "no arm is called base, baseline or control:"
-    )
-    raise SpecError(f"{what} the baseline; name it. Arms: {', '.join(arms)}.")
+    problem = f"{' and '.join(map(repr, found))} could all be it" if found else "none is called base or control"
+    raise SpecError(f"which arm is the baseline? {problem}; say --baseline ARM. Arms: {', '.join(arms)}.")
 
 
 def checked_family(scores: Scores, settings: Settings) -> tuple[str, ...]:

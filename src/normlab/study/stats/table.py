@@ -104,9 +104,7 @@ def _check(file: CsvFile, found: Sequence[Cell]) -> None:
     seen: dict[tuple[str, str], Cell] = {}
     for cell in found:
         if not cell.arm or not cell.seed:
-            raise DataError(
-                f"{file.name}, line {cell.line}: the {'seed' if cell.arm else 'arm'} is not named; fill it in"
-            )
+            raise DataError(f"{file.name}, line {cell.line}: no {'seed' if cell.arm else 'arm'} is named; fill it in")
         first = seen.setdefault((cell.arm, cell.seed), cell)
         if first is not cell:
             raise _repeated(file, first, cell)

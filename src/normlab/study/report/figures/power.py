@@ -6,11 +6,12 @@ import math
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from normlab.study.report import format as fmt
 from normlab.study.report.figures import canvas
-from normlab.study.stats.power import power_curve, seeds_needed
-from normlab.study.stats.result import Comparison, Comparisons
+from normlab.study.stats.power import fewest_seeds, power_curve, seeds_needed
+from normlab.study.stats.result import Comparison, Comparisons, Floats
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -34,12 +35,19 @@ def _draw(c: Comparisons) -> Figure:
     numbers = np.unique(np.linspace(2, last, min(last - 1, 50)).round().astype(int))
     levels: list[float] = []
     for i, row in enumerate(rows):
-        curve = power_curve(abs(row.d_z), numbers.tolist(), alpha=level(c), alternative=c.settings.alternative)
+        curve = _curve(row, numbers, c)
         levels.append(float(curve[-1]))
         ax.plot(numbers, curve, color=canvas.colour(i), linewidth=1.8, linestyle=("-", "--", ":")[i // 8 % 3])
     _frame(ax, c, now, last)
     _names(ax, rows, levels, c, height)
     return fig
+
+
+def _curve(row: Comparison, numbers: NDArray[np.int_], c: Comparisons) -> Floats:
+    """Zero where there are too few seeds for the exact test to reach the level at all."""
+    alternative = c.settings.alternative
+    curve = power_curve(abs(row.d_z), numbers.tolist(), alpha=level(c), alternative=alternative)
+    return np.where(numbers < fewest_seeds(level(c), alternative), 0.0, curve)
 
 
 def _last(rows: list[Comparison], c: Comparisons, now: int) -> int:

@@ -1,0 +1,65 @@
+"""The paper's initial values of convolutions and fully connected layers."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd  # pyright: ignore[reportPrivateUsage]
+
+from normlab.errors import SpecError
+from normlab.seeding import Streams
+
+
+def init_fan_in(model: nn.Module, streams: Streams) -> None:
+    """Draw the weights of all convolutions and fully connected layers anew; their biases become 0.
+
+        convolution:      N(0, 2 / fan_in)
+        fully connected:  U(-b, b),  b = √(6 / fan_in)
+
+    fan_in counts the input values of one output value: in_channels / groups · kernel size, also where the convolution
+    is transposed. Embeddings, recurrent and attention projections keep what they have.
+
+    Each weight comes from a stream keyed by its name, drawn in float32 on the CPU, so that networks which share a
+    name share its values, whatever else they hold and wherever they are. A weight held twice is drawn once.
+
+    Source: Davis and Frank, official code, `networks.py`. Its comment on the fully connected layers promises torch's
+    default, 1/√fan_in; what it computes, and what gave the published numbers, is the bound above.
+    """
+    drawn: set[int] = set()
+    for name, module in model.named_modules():
+        if not isinstance(module, (_ConvNd, nn.Linear)):
+            continue
+        weight = module.weight
+        if not isinstance(weight, nn.Parameter):
+            raise SpecError(
+                f"weight of {name or type(module).__name__!r} is computed (a parametrization?), so that no initial "
+                "value can be given to it: remove that first, or use init='keep'"
+            )
+        if id(weight) not in drawn:
+            drawn.add(id(weight))
+            generator = streams.torch("init", f"{name}.weight" if name else "weight")
+            _assign(weight, _draw(module, generator))
+        if module.bias is not None:
+            _assign(module.bias, torch.zeros(module.bias.shape))
+
+
+def fan_in(module: _ConvNd | nn.Linear) -> int:
+    """Input values that one output value is computed from (at stride 1)."""
+    if isinstance(module, nn.Linear):
+        return module.in_features
+    return module.in_channels // module.groups * math.prod(module.kernel_size)
+
+
+def _draw(module: _ConvNd | nn.Linear, generator: torch.Generator) -> Tensor:
+    values = torch.empty(module.weight.shape, dtype=torch.float32)
+    if isinstance(module, nn.Linear):
+        bound = math.sqrt(6 / fan_in(module))
+        return values.uniform_(-bound, bound, generator=generator)
+    return values.normal_(0.0, math.sqrt(2 / fan_in(module)), generator=generator)
+
+
+def _assign(parameter: Tensor, values: Tensor) -> None:
+    with torch.no_grad():
+        parameter.copy_(values)

@@ -1,0 +1,64 @@
+"""Batch normalization of a network's raw input."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from normlab.errors import SpecError
+from normlab.layers.batch import BatchNorm
+
+SIGMA_RELU_PAPER = 0.58
+"""Standard deviation of relu(z), z ~ N(0, 1), as the paper and its code round it: what published numbers rest on."""
+SIGMA_RELU = 0.5838193701035456
+"""The same unrounded: √((1 - 1/π) / 2)."""
+
+
+class InputNormalized(nn.Sequential):
+    """A network behind a BatchNorm on its input channels; that layer has a scale and no shift.
+
+    State-dict keys are those of the authors' checkpoints, `0.weight` and `1.conv1.weight`; theirs also hold
+    `0.bias`, which is always 0.
+
+    Source: Davis and Frank, arXiv:2110.13989, sec. 3.3.
+    """
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Normalize x [N, C, *S] and pass it on, with the other arguments as they are."""
+        norm, model = self
+        return model(norm(x), *args, **kwargs)
+
+    def unwrap(self) -> nn.Module:
+        """The network without its input normalization."""
+        return self[1]
+
+
+def normalize_input(model: nn.Module, *, scale: float, in_channels: int | None) -> InputNormalized:
+    """Put a BatchNorm with initial weight `scale` before the model, on the model's device and in its dtype.
+
+    Args:
+        in_channels: channels of the input; None takes those of the first convolution or fully connected layer.
+    """
+    like = next((p for p in model.parameters() if torch.is_floating_point(p)), torch.empty(0))
+    channels = input_channels(model) if in_channels is None else in_channels
+    norm = BatchNorm(channels, device=like.device, dtype=like.dtype, scale=scale, bias=False)
+    return InputNormalized(norm, model).train(model.training)
+
+
+def input_channels(model: nn.Module) -> int:
+    """Input channels of the first convolution or fully connected layer, in the order of `model.modules()`.
+
+    Raises:
+        SpecError: there is no such layer.
+    """
+    for module in model.modules():
+        if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+            return module.in_channels
+        if isinstance(module, nn.Linear):
+            return module.in_features
+    raise SpecError(
+        f"{type(model).__name__} has no convolution or fully connected layer to tell its input channels: "
+        "pass in_channels, or use input_norm=False"
+    )
