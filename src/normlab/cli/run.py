@@ -49,7 +49,6 @@ def run(
     """
     from normlab.cli.report import show
     from normlab.study import Study
-    from normlab.study.report.table import Style
 
     loaded = Study.load(study, overrides)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop is an interrupt like Ctrl-C

@@ -49,7 +49,7 @@ class BatchNorm(nn.Module):
     running_var: Tensor | None
     num_batches_tracked: Tensor | None
 
-    def __init__(  # noqa: PLR0913  (torch's own order, then ours by keyword)
+    def __init__(
         self,
         num_features: int,
         eps: float = 1e-5,

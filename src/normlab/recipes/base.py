@@ -14,7 +14,7 @@ from normlab.errors import SpecError, UnknownName
 from normlab.layers.batch import FORMULATIONS, Formulation
 from normlab.recipes.fan_in import init_fan_in
 from normlab.recipes.groups import RULES, ParamGroup, Rule, build_groups, check_cover
-from normlab.recipes.input_norm import SIGMA_RELU_PAPER, normalize_input
+from normlab.recipes.input_norm import SIGMA_RELU_PAPER, input_channels, normalize_input
 from normlab.recipes.prepare import ScalePlan, ZeroScale, check_model, plan_scales, set_formulation, set_scales
 from normlab.registry import Registry
 from normlab.seeding import Streams
@@ -56,19 +56,19 @@ class Recipe:
     sigma_act: float = SIGMA_RELU_PAPER
 
     def __post_init__(self) -> None:
-        self._check_number("scale", 0 < _number(self.scale) <= 1, "a number in (0, 1]")
-        self._check_number(
+        self._check("scale", 0 < _number(self.scale) <= 1, "a number in (0, 1]")
+        self._check(
             "lr_divisor",
             1 <= _number(self.lr_divisor) < math.inf,
             "a number >= 1; use 1 for the full rate (the official code's c = 0 means that too)",
         )
-        self._check_number("sigma_act", 0 < _number(self.sigma_act) < math.inf, "a number > 0, 0.58 for ReLU")
-        self._check_number("input_norm", isinstance(self.input_norm, bool), "True or False")
+        self._check("sigma_act", 0 < _number(self.sigma_act) < math.inf, "a number > 0, 0.58 for ReLU")
+        self._check("input_norm", type(self.input_norm) is bool, "True or False")
         for key, choices in _CHOICES.items():
             if getattr(self, key) not in choices:
                 raise UnknownName(key, getattr(self, key), choices, where=f"recipe {self.name!r}: ")
 
-    def _check_number(self, key: str, good: bool, wanted: str) -> None:
+    def _check(self, key: str, good: bool, wanted: str) -> None:
         if not good:
             raise SpecError(f"recipe {self.name!r}: {key}={getattr(self, key)!r} should be {wanted}")
 
@@ -103,14 +103,15 @@ class Recipe:
             SpecError: a model that the recipe cannot act on; see the message.
         """
         check_model(model, force=force)
+        channels = input_channels(model) if self.input_norm and in_channels is None else in_channels
         if self.init == "fan_in":
             init_fan_in(model, streams or _streams_of_torch())
         set_scales(model, self.scale, self.zero_scale)
         if self.formulation != "standard":
             set_formulation(model, self.formulation)
-        if not self.input_norm:
+        if not self.input_norm or channels is None:
             return model
-        return normalize_input(model, scale=self.scale * self.sigma_act, in_channels=in_channels)
+        return normalize_input(model, channels, scale=self.scale * self.sigma_act)
 
     def param_groups(
         self, model: nn.Module, *, lr: float, weight_decay: float = 0.0, rule: Rule = "role"

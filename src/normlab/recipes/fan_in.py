@@ -19,7 +19,7 @@ def init_fan_in(model: nn.Module, streams: Streams) -> None:
         fully connected:  U(-b, b),  b = √(6 / fan_in)
 
     fan_in counts the input values of one output value: in_channels / groups · kernel size, also where the convolution
-    is transposed. Embeddings, recurrent and attention projections keep what they have.
+    is transposed. Embeddings, recurrent layers and attention's input projections keep what they have.
 
     Each weight comes from a stream keyed by its name, drawn in float32 on the CPU, so that networks which share a
     name share its values, whatever else they hold and wherever they are. A weight held twice is drawn once.
@@ -28,21 +28,25 @@ def init_fan_in(model: nn.Module, streams: Streams) -> None:
     default, 1/√fan_in; what it computes, and what gave the published numbers, is the bound above.
     """
     drawn: set[int] = set()
-    for name, module in model.named_modules():
-        if not isinstance(module, (_ConvNd, nn.Linear)):
-            continue
-        weight = module.weight
-        if not isinstance(weight, nn.Parameter):
+    for name, module in _layers(model):
+        if id(module.weight) not in drawn:
+            drawn.add(id(module.weight))
+            generator = streams.torch("init", f"{name}.weight" if name else "weight")
+            _assign(module.weight, _draw(module, generator))
+        if module.bias is not None:
+            _assign(module.bias, torch.zeros(module.bias.shape))
+
+
+def _layers(model: nn.Module) -> list[tuple[str, _ConvNd | nn.Linear]]:
+    """The layers to initialise, by name; checked before any is changed."""
+    found = [(name, m) for name, m in model.named_modules() if isinstance(m, (_ConvNd, nn.Linear))]
+    for name, module in found:
+        if "weight" not in dict(module.named_parameters(recurse=False)):
             raise SpecError(
                 f"weight of {name or type(module).__name__!r} is computed (a parametrization?), so that no initial "
                 "value can be given to it: remove that first, or use init='keep'"
             )
-        if id(weight) not in drawn:
-            drawn.add(id(weight))
-            generator = streams.torch("init", f"{name}.weight" if name else "weight")
-            _assign(weight, _draw(module, generator))
-        if module.bias is not None:
-            _assign(module.bias, torch.zeros(module.bias.shape))
+    return found
 
 
 def fan_in(module: _ConvNd | nn.Linear) -> int:

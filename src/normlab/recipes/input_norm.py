@@ -35,14 +35,9 @@ class InputNormalized(nn.Sequential):
         return self[1]
 
 
-def normalize_input(model: nn.Module, *, scale: float, in_channels: int | None) -> InputNormalized:
-    """Put a BatchNorm with initial weight `scale` before the model, on the model's device and in its dtype.
-
-    Args:
-        in_channels: channels of the input; None takes those of the first convolution or fully connected layer.
-    """
+def normalize_input(model: nn.Module, channels: int, *, scale: float) -> InputNormalized:
+    """Put a BatchNorm with initial weight `scale` before the model, on the model's device and in its dtype."""
     like = next((p for p in model.parameters() if torch.is_floating_point(p)), torch.empty(0))
-    channels = input_channels(model) if in_channels is None else in_channels
     norm = BatchNorm(channels, device=like.device, dtype=like.dtype, scale=scale, bias=False)
     return InputNormalized(norm, model).train(model.training)
 

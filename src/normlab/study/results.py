@@ -6,8 +6,10 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import tomli_w
 from numpy.typing import NDArray
 
 from normlab.errors import StoreError, UnknownName
@@ -95,7 +97,7 @@ class Results:
             name=self.protocol.name,
             question=self.protocol.question,
             panels=tuple(self._panel(point) for point in self.points),
-            spec=self.protocol.model_dump_json(indent=1, exclude_defaults=True),
+            spec=tomli_w.dumps(definition(self.protocol, self.arms)),
             arms=self.arms,
             methods=_methods(self.protocol),
             environment=_environment(finished),
@@ -140,6 +142,20 @@ class Results:
         text = self.failures[run.key]
         at = " ".join(f"{key}={value}" for key, value in run.point)
         return Failure(run.arm, f"{run.seed} {at}".strip(), text.strip().splitlines()[-1], text)
+
+
+def definition(protocol: Protocol, arms: Mapping[str, str]) -> dict[str, Any]:
+    """The study with every default written out, as a study file would have it."""
+    tree = _without_empty(protocol.model_dump(mode="json", exclude_none=True))
+    count = len(protocol.seeds)
+    if protocol.seeds == list(range(1, count + 1)):
+        tree["seeds"] = count
+    return tree if isinstance(protocol, StudySpec) else {**tree, "arms": dict(arms)}
+
+
+def _without_empty(tree: dict[str, Any]) -> dict[str, Any]:
+    tables = {key: _without_empty(value) if isinstance(value, dict) else value for key, value in tree.items()}
+    return {key: value for key, value in tables.items() if value != {}}
 
 
 def _correctness(

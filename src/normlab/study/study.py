@@ -13,13 +13,13 @@ from typing import Any, Literal
 
 from normlab.errors import SpecError, StoreError, UnknownName
 from normlab.seeding import SeedScheme
+from normlab.study import train as builtin
 from normlab.study.executors.local import default_workers, execute
 from normlab.study.plan import RunSpec, plan, schedule
-from normlab.study.results import Results
+from normlab.study.results import Results, definition
 from normlab.study.run import Options, Outcome, TrainFunction
 from normlab.study.spec import Protocol, StudySpec, load, validate
 from normlab.study.store import Store
-from normlab.study import train as builtin
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,7 @@ class Study:
         place = self.store(store).open(create=True)
         with ExitStack() as stack:
             stack.enter_context(place.locked())
-            place.describe(self.definition())
+            place.describe(definition(self.protocol, self.arms))
             status = self._status(place)
             for run in status.damaged:
                 place.set_aside(run.key)
@@ -189,11 +189,6 @@ class Study:
             else:
                 states[state].append(run)
         return Status(**{state: tuple(runs) for state, runs in states.items()}, started=started)
-
-    def definition(self) -> dict[str, Any]:
-        """The study as plain data, for the store and the report."""
-        spec = self.protocol.model_dump(mode="json")
-        return spec if "arms" in spec else {**spec, "arms": dict(self.arms)}
 
 
 def _plain(arm: str, value: Any) -> Any:

@@ -96,7 +96,7 @@ def rehearse(jobs: Iterable[Mapping[str, Any]]) -> None:
     """Find what would stop every run before the first one starts.
 
     Raises:
-        SpecError: data that cannot be split as asked, a network that cannot be built or has nothing for a recipe to act on.
+        SpecError: data that cannot be split as asked, a network that cannot be built or prepared.
     """
     distinct = {repr((j.data, j.model, j.recipe)): j for j in map(TrainJob.model_validate, jobs)}
     for job in distinct.values():

@@ -29,13 +29,13 @@ def test_no_number_is_cropped_or_wrapped(document, width):
     text = shown(document, width)
     for table in tables(document, "default"):
         for row in table.rows:
-            for i in (1, 3, 7) if width > 60 else (3,):
+            for i in (3, 7) if width > 60 else (3,):
                 assert row.cells[i].text.replace("\N{NO-BREAK SPACE}", " ") in text
 
 
 def test_columns_that_do_not_fit_are_named():
     narrow, wide = shown(documents.regular(), 80), shown(documents.regular(), 140)
-    assert "too narrow here for: mean ± SD, d_z, P(better)" in narrow
+    assert "too narrow here for: n, d_z, P(better)" in narrow
     assert "P(better)" in wide
     assert "too narrow" not in wide
 

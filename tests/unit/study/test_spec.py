@@ -1,9 +1,11 @@
 from pathlib import Path
 
 import pytest
+import tomli_w
 
 from normlab.errors import SpecError, UnknownName
 from normlab.study.plan import plan
+from normlab.study.results import definition
 from normlab.study.spec import load, parse_override
 
 TEXT = """
@@ -149,6 +151,15 @@ def test_a_grid_repeats_the_whole_comparison_at_each_value(file):
     assert runs[0].job["train"]["lr"] == 0.1
     fast = next(run for run in runs if run.arm == "fast")
     assert fast.job["train"]["lr"] == 0.05  # what an arm sets itself wins over the grid
+
+
+def test_the_study_in_the_report_is_a_study_file(file, tmp_path):
+    study = load(file, ("seeds=[2, 5]", "grid.'train.lr'=[0.1, 0.01]", "analysis.equivalence=0.5"))
+    (tmp_path / "again.toml").write_text(tomli_w.dumps(definition(study, {})), encoding="utf-8")
+    again = load(tmp_path / "again.toml")
+    assert again == study
+    assert [run.key for run in plan(again, "f")] == [run.key for run in plan(study, "f")]
+    assert definition(load(file), {})["seeds"] == 3
 
 
 def test_unknown_name_lists_what_is_known():

@@ -80,11 +80,11 @@ def table(panel: Panel, style: Style) -> Table:
 def _default(c: Comparisons) -> Table:
     columns = (
         Column("recipe", 9, right=False),
-        Column("n", 4),
-        Column("mean ± SD", 3),
+        Column("n", 2),
+        Column("mean ± SD", 4),
         Column(f"Δ vs {fmt.printable(c.baseline.arm)}" if len(c.baseline.arm) <= 12 else "Δ vs baseline", 8),
         Column(f"{fmt.percent(c.settings.confidence)} CI", 6),
-        Column("d_z", 2),
+        Column("d_z", 3),
         Column("P(better)", 1),
         Column("p_holm", 5),
         Column("verdict", 7, right=False),

@@ -8,7 +8,6 @@ from functools import cached_property
 
 import numpy as np
 
-from normlab.study.stats import testset
 from normlab.study.stats.effects import correlation
 from normlab.study.stats.pairs import Pairs, of_arm, pair
 from normlab.study.stats.power import fewest_seeds
@@ -109,13 +108,6 @@ def _diverged(case: _Case) -> Iterator[Finding]:
         )
 
 
-def _unequal_n(case: _Case) -> Iterator[Finding]:
-    counts = {p.arm: len(p.seeds) for p in case.pairs}
-    if len(set(counts.values())) > 1:
-        listed = ", ".join(f"{arm} {n}" for arm, n in counts.items())
-        yield Finding("note", "unequal-n", f"Arms have unequal numbers of pairs (§): {listed}.")
-
-
 def _too_few_seeds(case: _Case) -> Iterator[Finding]:
     level = case.settings.alpha / max(1, len(case.family))
     needed = fewest_seeds(level, case.settings.alternative)
@@ -171,21 +163,6 @@ def _far_out(d: Floats) -> Iterable[int]:
     return [int(k) for k in np.flatnonzero(deviation > _OUTLIER * scale)] if scale > 0 else []
 
 
-def _test_set(case: _Case) -> Iterator[Finding]:
-    weak: list[str] = []
-    for p in case.pairs:
-        t = testset.of_pairs(case.scores, p, case.settings)
-        if t is not None and abs(p.differences.mean()) < 2 * t.se_examples:
-            weak.append(f"{p.arm} ({p.differences.mean():+.3g} ± {t.se_examples:.2g})")
-    if weak:
-        yield Finding(
-            "warning",
-            "test-set",
-            "Differences below 2 standard errors of the test examples (‡), so another test set may not show them: "
-            f"{', '.join(weak)}.",
-        )
-
-
 def _pairing(case: _Case) -> Iterator[Finding]:
     rho = {p.arm: correlation(p.treatment, p.control) for p in case.pairs if len(p.seeds) >= 3}
     useless = [f"{arm} {r:+.2f}" for arm, r in rho.items() if r <= 0]
@@ -221,8 +198,6 @@ _RULES: tuple[Callable[[_Case], Iterator[Finding]], ...] = (
     _too_few_seeds,
     _ceiling,
     _outliers,
-    _test_set,
-    _unequal_n,
     _pairing,
     _outside_family,
 )

@@ -117,7 +117,7 @@ def _many(metric: str, bands: Mapping[str, Floats], baseline: str) -> Figure:
 def _plot(ax: Axes, band: Floats, colour: str, *, baseline: bool = False) -> None:
     epochs = np.arange(1, band.shape[1] + 1)
     low, middle, high = band
-    ax.fill_between(epochs, low, high, color=colour, alpha=0.16, linewidth=0)
+    ax.fill_between(epochs, low, high, color=colour, alpha=0.13, linewidth=0)
     dot = "o" if band.shape[1] == 1 else ""
     ax.plot(epochs, middle, color=colour, linewidth=1.8, marker=dot, zorder=2 if baseline else 3)
 
@@ -129,7 +129,10 @@ def _frame(ax: Axes, metric: str, bands: list[Floats], first: int = 1) -> None:
     medians = np.concatenate([band[1][np.isfinite(band[1])] for band in bands] or [np.empty(0)])
     if medians.size:
         wide = bool((medians > 0).all() and medians.max() > 30 * np.median(medians))
-        ax.set_yscale("log" if wide else "linear")
+        if wide:
+            ax.set_yscale("log")
+            ax.yaxis.set_major_formatter("{x:g}")  # powers of ten would be mathtext, which a browser shows as source
+            ax.yaxis.set_minor_formatter("")
         ax.set_ylim(*_ends(medians, np.concatenate(bands, axis=None), wide=wide))
     ax.set_xlim(first, last)
     canvas.whole_ticks(ax)

@@ -1,0 +1,30 @@
+"""What all tests share: one table of tolerances, and memory that is NaN until somebody writes to it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-5, torch.bfloat16: 4e-2}
+"""Largest absolute error of a value of size 1, by dtype; the same in every test."""
+
+
+@pytest.fixture(autouse=True)
+def nan_in_fresh_memory() -> Iterator[None]:
+    """`torch.empty` gives NaN, so that what is never written cannot pass by luck."""
+    was = torch.are_deterministic_algorithms_enabled(), torch.utils.deterministic.fill_uninitialized_memory
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = True
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(was[0])
+        torch.utils.deterministic.fill_uninitialized_memory = was[1]
+
+
+@pytest.fixture(autouse=True)
+def same_random_numbers() -> None:
+    """torch's default generator starts anew in every test."""
+    torch.manual_seed(0)
