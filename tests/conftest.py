@@ -11,6 +11,12 @@ TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-5, torch.bfloat16: 4e-2}
 """Largest absolute error of a value of size 1, by dtype; the same in every test."""
 
 
+@pytest.fixture(autouse=True, scope="session")
+def one_thread() -> None:
+    """Small tensors on many threads are slower, by far where other programs share the cores."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(autouse=True)
 def nan_in_fresh_memory() -> Iterator[None]:
     """`torch.empty` gives NaN, so that what is never written cannot pass by luck."""

@@ -5,7 +5,7 @@ from normlab.recipes import init_only as init_only
 from normlab.recipes import lr_only as lr_only
 from normlab.recipes import revisited as revisited
 from normlab.recipes.base import RECIPES, Recipe, recipe
-from normlab.recipes.groups import ParamGroup, check_cover
+from normlab.recipes.groups import check_cover
 from normlab.recipes.input_norm import SIGMA_RELU, SIGMA_RELU_PAPER, InputNormalized
 from normlab.recipes.prepare import ScalePlan
 
@@ -14,7 +14,6 @@ __all__ = [
     "SIGMA_RELU",
     "SIGMA_RELU_PAPER",
     "InputNormalized",
-    "ParamGroup",
     "Recipe",
     "ScalePlan",
     "check_cover",

@@ -13,7 +13,7 @@ from torch import nn
 from normlab.errors import SpecError, UnknownName
 from normlab.layers.batch import FORMULATIONS, Formulation
 from normlab.recipes.fan_in import init_fan_in
-from normlab.recipes.groups import RULES, ParamGroup, Rule, build_groups, check_cover
+from normlab.recipes.groups import RULES, Rule, build_groups, check_cover
 from normlab.recipes.input_norm import SIGMA_RELU_PAPER, input_channels, normalize_input
 from normlab.recipes.prepare import ScalePlan, ZeroScale, check_model, plan_scales, set_formulation, set_scales
 from normlab.registry import Registry
@@ -115,7 +115,7 @@ class Recipe:
 
     def param_groups(
         self, model: nn.Module, *, lr: float, weight_decay: float = 0.0, rule: Rule = "role"
-    ) -> list[ParamGroup]:
+    ) -> list[dict[str, Any]]:
         """Optimizer groups that cover each trainable parameter once; see `recipes.groups` for who goes where.
 
         Args:

@@ -13,7 +13,7 @@ normalization by c. By role, decided by the type of the owning module:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Literal, TypedDict
+from typing import Any, Literal
 
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd  # pyright: ignore[reportPrivateUsage]
@@ -36,15 +36,6 @@ _WEIGHTED = (
     nn.RNNCellBase,
     nn.MultiheadAttention,
 )
-
-
-class ParamGroup(TypedDict):
-    """One group, as torch's optimizers take it."""
-
-    name: Role
-    params: list[nn.Parameter]
-    lr: float
-    weight_decay: float
 
 
 def roles_by_type(model: nn.Module) -> dict[str, Role]:
@@ -109,19 +100,19 @@ def build_groups(
     lr: float,
     weight_decay: float,
     lr_divisor: float,
-) -> list[ParamGroup]:
+) -> list[dict[str, Any]]:
     """Trainable parameters by role, in the order given; roles without any are left out."""
     by_role: dict[Role, list[nn.Parameter]] = {role: [] for role in ROLES}
     for name, parameter in parameters:
         if parameter.requires_grad:
             by_role[roles[name]].append(parameter)
     return [
-        ParamGroup(
-            name=role,
-            params=params,
-            lr=lr / lr_divisor if role == "norm_scale" else lr,
-            weight_decay=weight_decay if role == "weight" else 0.0,
-        )
+        {
+            "name": role,
+            "params": params,
+            "lr": lr / lr_divisor if role == "norm_scale" else lr,
+            "weight_decay": weight_decay if role == "weight" else 0.0,
+        }
         for role, params in by_role.items()
         if params
     ]

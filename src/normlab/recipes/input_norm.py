@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -12,8 +13,8 @@ from normlab.layers.batch import BatchNorm
 
 SIGMA_RELU_PAPER = 0.58
 """Standard deviation of relu(z), z ~ N(0, 1), as the paper and its code round it: what published numbers rest on."""
-SIGMA_RELU = 0.5838193701035456
-"""The same unrounded: √((1 - 1/π) / 2)."""
+SIGMA_RELU = math.sqrt((1 - 1 / math.pi) / 2)
+"""The same unrounded, 0.583819."""
 
 
 class InputNormalized(nn.Sequential):

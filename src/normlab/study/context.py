@@ -11,6 +11,8 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+from normlab.study.atomic import write_atomically
+
 CHECKPOINT, PROGRESS = "checkpoint.pt", "progress.json"
 
 
@@ -95,14 +97,3 @@ class Context:
     def log(self, **values: float) -> None:
         """Keep one row of the training curve, once an epoch, say: `context.log(train_loss=0.3)`."""
         self.rows.append({name: float(value) for name, value in values.items()})
-
-
-def write_atomically(path: Path, text: str, *, durable: bool = False) -> None:
-    """Write a text file so that readers see the old one or the new one, never a part."""
-    partial = path.with_name(f"{path.name}.{os.getpid()}")
-    with partial.open("w", encoding="utf-8") as file:
-        file.write(text)
-        if durable:
-            file.flush()
-            os.fsync(file.fileno())
-    partial.replace(path)

@@ -13,7 +13,8 @@ import numpy as np
 
 from normlab.errors import SpecError
 from normlab.seeding import Streams
-from normlab.study.context import Context, Diverged, write_atomically
+from normlab.study.atomic import write_atomically
+from normlab.study.context import Context, Diverged
 from normlab.study.environment import environment
 from normlab.study.plan import RunSpec
 from normlab.study.store import TRACEBACK, RunResult, Store

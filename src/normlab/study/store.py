@@ -23,7 +23,8 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
 from normlab.errors import SpecError, StoreError, StoreLocked
-from normlab.study.context import CHECKPOINT, PROGRESS, write_atomically
+from normlab.study.atomic import write_atomically
+from normlab.study.context import CHECKPOINT, PROGRESS
 from normlab.study.spec import Strict, validate
 
 FORMAT = 1

@@ -25,10 +25,9 @@ def replace(model: nn.Module, name: str, new: nn.Module) -> None:
         raise SpecError(
             f"the model itself, {type(model).__name__}, cannot be swapped in place: use the new layer instead"
         )
-    for parent in list(model.modules()):
-        for child, held in parent.named_children():
-            if held is old:
-                parent.register_module(child, new)
+    for path in [path for path, held in modules.items() if held is old]:
+        parent, _, child = path.rpartition(".")
+        modules[parent].register_module(child, new)
 
 
 def reformulate(module: nn.Module, formulation: Formulation) -> BatchNorm:
@@ -49,16 +48,23 @@ def reformulate(module: nn.Module, formulation: Formulation) -> BatchNorm:
         raise SpecError(
             f"this {type(module).__name__} has hooks, which a change of formulation would lose: add them later"
         )
-    weight, bias = module.weight, module.bias
+    weight = module.weight
+    if weight is None:
+        raise SpecError(
+            f"formulation {formulation!r} needs a weight, and this {type(module).__name__} has affine=False"
+        )
     new = BatchNorm(
-        module.num_features, module.eps, module.momentum, module.affine, module.track_running_stats,
-        None if weight is None else weight.device, None if weight is None else weight.dtype,
-        bias=bias is not None, formulation=formulation,
-    )  # fmt: skip
-    new.weight, new.bias = weight, bias
+        module.num_features,
+        module.eps,
+        module.momentum,
+        track_running_stats=module.track_running_stats,
+        bias=module.bias is not None,
+        formulation=formulation,
+    ).to(weight)
+    new.weight, new.bias = weight, module.bias
     for name, buffer in module.named_buffers():
         setattr(new, name, buffer)
-    if new.inner_weight is not None and weight is not None:
+    if new.inner_weight is not None:
         new.inner_weight.requires_grad_(weight.requires_grad)
     return new.train(module.training)
 

@@ -66,8 +66,8 @@ def register_norm_type(cls: type[nn.Module], *, kind: Kind, weight: str = "weigh
     _TYPES[cls] = NormType(kind, weight, bias)
 
 
-for _cls in (BatchNorm, _BatchNorm):
-    register_norm_type(_cls, kind="batch")
+register_norm_type(BatchNorm, kind="batch")
+register_norm_type(_BatchNorm, kind="batch")
 register_norm_type(_InstanceNorm, kind="instance")
 register_norm_type(nn.GroupNorm, kind="group")
 register_norm_type(nn.LayerNorm, kind="layer")

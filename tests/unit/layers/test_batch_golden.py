@@ -87,7 +87,7 @@ def test_initial_values_are_the_authors(name):
 @pytest.mark.parametrize("case", cases("bn_scaleinit_nonpositive_*"), ids=lambda case: case.name)
 def test_nonpositive_scale_is_refused_where_the_authors_take_one(case):
     assert (case.by_role("param")["gamma"] == 1).all()
-    with pytest.raises(SpecError, match="scale=.* should be a number > 0"):
+    with pytest.raises(SpecError, match=r"scale=.* should be a number > 0"):
         BatchNorm(case.meta["ctor"]["num_features"], scale=case.meta["ctor"]["bn_weight"])
 
 
@@ -134,7 +134,9 @@ def test_gradient_equations_5_to_12(case):
     layer.load_state_dict({"weight": case.tensor("gamma"), "bias": case.tensor("beta")}, strict=False)
     x = case.tensor("x").requires_grad_()
     layer(x).backward(case.tensor("dy"))
-    assert x.grad is not None and layer.weight is not None and layer.bias is not None
+    assert x.grad is not None
+    assert layer.weight is not None
+    assert layer.bias is not None
     for key in ("dx_autograd", "dx_eq11", "dx_eq12"):
         case.assert_close(x.grad, a[key], key)
     case.assert_close(layer.weight.grad, a["d_gamma"], "d_gamma")

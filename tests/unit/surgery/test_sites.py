@@ -42,7 +42,8 @@ def test_kind_by_type_also_at_the_root(module, kind):
 
 @pytest.mark.parametrize("module", [nn.Linear(4, 4), nn.PReLU(), nn.Embedding(2, 4), nn.Sequential(), nn.Identity()])
 def test_what_does_not_normalize(module):
-    assert not is_norm(module) and norm_sites(module) == []
+    assert not is_norm(module)
+    assert norm_sites(module) == []
     with pytest.raises(SpecError, match=f"{type(module).__name__} is no known normalization layer"):
         affine_params(module)
 

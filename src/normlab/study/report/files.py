@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from normlab.errors import StoreError
+from normlab.study.atomic import write_atomically
 from normlab.study.report import data, html, latex, markdown
 from normlab.study.report.document import Document
 
@@ -27,7 +28,7 @@ def write_all(document: Document, directory: Path) -> Path:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for name, text in texts.items():
-            (directory / name).write_text(text, encoding="utf-8")
+            write_atomically(directory / name, text)
     except OSError as error:
         raise StoreError(
             f"cannot write the report to {directory}: {error.strerror}; choose another with --out"

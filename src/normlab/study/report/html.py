@@ -5,15 +5,16 @@ from __future__ import annotations
 import base64
 import os
 import re
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from normlab.errors import StoreError
+from normlab.study.atomic import write_atomically
 from normlab.study.report import captions, data, figures, latex, methods, wording
 from normlab.study.report import format as fmt
+from normlab.study.report.details import details
 from normlab.study.report.document import Document, Failure, Panel
 from normlab.study.report.table import Style, table
 
@@ -38,26 +39,11 @@ def write(document: Document, path: str | os.PathLike[str], style: Style = "defa
     Raises:
         StoreError: the path cannot be written.
     """
-    target, page = Path(path), text(document, style)
+    page = text(document, style)
     try:
-        handle, draft = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(page)
-            Path(draft).chmod(0o666 & ~_umask())
-            Path(draft).replace(target)
-        except BaseException:
-            Path(draft).unlink(missing_ok=True)
-            raise
+        write_atomically(Path(path), page)
     except OSError as error:
-        raise StoreError(f"cannot write the report to {target}: {error.strerror or error}") from error
-
-
-def _umask() -> int:
-    """The permissions that new files lack; temporary files are private, a report need not be."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+        raise StoreError(f"cannot write the report to {path}: {error.strerror or error}") from None
 
 
 def text(document: Document, style: Style = "default") -> str:
@@ -99,6 +85,7 @@ def _panel(panel: Panel, ident: str, style: Style) -> dict[str, Any]:
         "table": table(panel, style),
         "longest": min(max((len(row.arm) + 4 for row in c.rows), default=8), WIDEST_NAME),
         "findings": c.findings,
+        "details": details(c) if c.rows else None,
         "figures": list(_figures(panel, ident)),
     }
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from normlab.study.report import format as fmt
 from normlab.study.report import methods, wording
+from normlab.study.report.details import details
 from normlab.study.report.document import Document
 from normlab.study.report.table import Cell, Row, Style, Table, tables
 
@@ -19,6 +20,7 @@ def text(document: Document, style: Style = "default") -> str:
         parts += [f"## {escape(c.title or wording.metric(c.scores))}", _list(wording.answer(row, c) for row in c.rows)]
         parts += [_table(table), _list(table.footer)]
         parts.append(_list((f"{f.level}: {f.text}" for f in c.findings), "**Findings**\n\n"))
+        parts += [_table(more := details(c)), _list(more.footer)] if c.rows else []
     parts.append(_list(wording.reading(document.panels[0].comparisons, style), "## How to read this\n\n"))
     parts.append(_list(map(wording.failure, document.failures), "## Failed runs\n\n"))
     parts += ["## Methods", escape(methods.paragraph(document))]
