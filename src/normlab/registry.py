@@ -77,6 +77,9 @@ class Registry(Generic[T]):
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(self._entries))
 
+    def __len__(self) -> int:
+        return len(self._entries)
+
     def __contains__(self, name: object) -> bool:
         return name in self._entries
 
@@ -107,8 +110,8 @@ class Registry(Generic[T]):
         missing = [k for k, p in parameters.items() if p.default is p.empty and k not in call.arguments]
         if missing:
             raise SpecError(f"{self.kind} {spec!r} lacks {', '.join(missing)}")
-        written = {key: self._typed(call.name, key, value) for key, value in call.arguments.items()}
-        return Call(call.name, {k: written.get(k, p.default) for k, p in sorted(parameters.items())})
+        filled = {k: call.arguments.get(k, p.default) for k, p in sorted(parameters.items())}
+        return Call(call.name, {key: self._typed(call.name, key, value) for key, value in filled.items()})
 
     def _typed(self, name: str, key: str, value: Any) -> Any:
         """The value as the entry's annotation says, without guessing: "3" is no number."""

@@ -70,10 +70,10 @@ def run(
 
 
 def _say_what_is_saved(study: Study, store: Path | None) -> None:
-    status = study.status(store)
+    place, status = study.store(store), study.status(store)
+    resumable = sum(place.has_checkpoint(run.key) for run in study.runs)
     click.echo(
-        f"\nInterrupted. {len(status.finished)} of {len(study.runs)} runs are finished and saved in "
-        f"{study.store(store).path}, {len(status.started)} more up to their last checkpoint.\n"
-        "The same command again continues from there.",
+        f"\nInterrupted. {len(status.finished)} of {len(study.runs)} runs are finished and saved in {place.path}, "
+        f"{resumable} more up to their last checkpoint.\nThe same command again continues from there.",
         err=True,
     )

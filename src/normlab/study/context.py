@@ -11,9 +11,11 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+from normlab.errors import SpecError
 from normlab.study.atomic import write_atomically
 
 CHECKPOINT, PROGRESS = "checkpoint.pt", "progress.json"
+PLAIN = (int, float, bool, str, bytes, type(None))
 
 
 class Diverged(Exception):
@@ -76,12 +78,16 @@ class Context:
         Args:
             state: tensors, numbers, strings, lists and dicts of them (what `torch.load(weights_only=True)` reads).
             done: share of the run that is finished, in [0, 1], for the progress display.
+
+        Raises:
+            SpecError: something in `state` that `restore` could not read back; a NumPy array, say.
         """
         self.progress(done)
         if time.monotonic() - self._saved < self.checkpoint_seconds:
             return
         import torch
 
+        _check_plain(state, "state")
         partial = self.directory / f"{CHECKPOINT}.{os.getpid()}"
         torch.save({"state": dict(state), "rows": self.rows, "seconds": self.elapsed}, partial)
         partial.replace(self.directory / CHECKPOINT)
@@ -97,3 +103,19 @@ class Context:
     def log(self, **values: float) -> None:
         """Keep one row of the training curve, once an epoch, say: `context.log(train_loss=0.3)`."""
         self.rows.append({name: float(value) for name, value in values.items()})
+
+
+def _check_plain(value: Any, path: str) -> None:
+    import torch
+
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            _check_plain(inner, f"{path}[{key!r}]")
+    elif isinstance(value, (list, tuple)):
+        for index, inner in enumerate(value):
+            _check_plain(inner, f"{path}[{index}]")
+    elif not isinstance(value, torch.Tensor) and type(value) not in PLAIN:
+        raise SpecError(
+            f"checkpoint: {path} is a {type(value).__name__}; tensors, numbers, strings, None, and lists and dicts of "
+            "them can be restored (torch.from_numpy(x) for an array, float(x) for a NumPy number)"
+        )

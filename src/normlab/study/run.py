@@ -14,7 +14,7 @@ import numpy as np
 from normlab.errors import SpecError
 from normlab.seeding import Streams
 from normlab.study.atomic import write_atomically
-from normlab.study.context import Context, Diverged
+from normlab.study.context import PROGRESS, Context, Diverged
 from normlab.study.environment import environment
 from normlab.study.plan import RunSpec
 from normlab.study.store import TRACEBACK, RunResult, Store
@@ -46,6 +46,7 @@ def attempt(function: TrainFunction, run: RunSpec, store: Store, options: Option
     """Carry out one run and file its result; an exception of the function is filed too, and does not get out."""
     directory = store.directory(run.key)
     directory.mkdir(parents=True, exist_ok=True)
+    (directory / PROGRESS).unlink(missing_ok=True)
     context = Context(directory, options.device, options.checkpoint_seconds)
     try:
         with _threads(options.threads):

@@ -147,6 +147,10 @@ class Store:
             return (self.directory(key) / TRACEBACK).read_text(encoding="utf-8")
         return None
 
+    def has_checkpoint(self, key: str) -> bool:
+        """Whether an unfinished run can go on where it was."""
+        return (self.directory(key) / CHECKPOINT).exists()
+
     def progress(self, key: str) -> float:
         """Share of an unfinished run that is done, in [0, 1]."""
         with suppress(OSError, ValueError, KeyError, TypeError):

@@ -68,7 +68,7 @@ def train(arm: Mapping[str, Any], streams: Streams, context: Context) -> dict[st
         _on_device(split, data.scale, context) for split in (data.train, data.validation, data.test)
     )
     model, groups = _build(job, data, streams, context.device)
-    optimizer = torch.optim.SGD(groups, lr=job.train.lr, momentum=job.train.momentum)
+    optimizer = torch.optim.SGD(groups, lr=job.train.lr, momentum=job.train.momentum, fused=True)
     first, best = _resume(context, model, optimizer)
     for epoch in range(first, job.train.epochs):
         set_lr(optimizer, job.train, epoch)
@@ -131,7 +131,9 @@ def _build(job: TrainJob, data: Dataset, streams: Streams, device: str) -> tuple
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(streams.integer("model"))  # for what the recipe leaves as the model made it
         model = create_model(job.model.name, in_channels=data.in_channels, num_classes=data.num_classes)
-    model = chosen.prepare(model, streams=streams, in_channels=data.in_channels).to(device)
+    model = chosen.prepare(model, streams=streams, in_channels=data.in_channels).to(
+        device, memory_format=torch.channels_last
+    )
     return model, chosen.param_groups(model, lr=job.train.lr, weight_decay=job.train.weight_decay)
 
 
@@ -150,7 +152,8 @@ def _resume(context: Context, model: nn.Module, optimizer: torch.optim.Optimizer
 
 def _on_device(split: Split, scale: float, context: Context) -> Examples:
     images = torch.from_numpy(split.images).to(context.device)
-    return Examples(images.float().mul_(scale), torch.from_numpy(split.labels).to(context.device))
+    images = images.float().mul_(scale).contiguous(memory_format=torch.channels_last)
+    return Examples(images, torch.from_numpy(split.labels).to(context.device))
 
 
 def _epoch(

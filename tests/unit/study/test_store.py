@@ -114,6 +114,12 @@ def test_a_checkpoint_brings_back_state_curve_and_time(tmp_path):
     assert Context(tmp_path).restore() is None
 
 
+@pytest.mark.parametrize("value", [np.zeros(2), np.float64(1), {"deep": [object()]}], ids=lambda v: type(v).__name__)
+def test_a_state_that_could_not_be_restored_is_refused(tmp_path, value):
+    with pytest.raises(SpecError, match=r"checkpoint: state\['x'\].* is a "):
+        Context(tmp_path, checkpoint_seconds=0).checkpoint({"x": value}, done=0.5)
+
+
 def test_checkpoints_keep_their_distance(tmp_path):
     context = Context(tmp_path, checkpoint_seconds=3600)
     context.checkpoint({}, done=0.1)

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
+import loky
 from loky import ProcessPoolExecutor
 from loky.process_executor import BrokenProcessPool
 
@@ -41,8 +42,8 @@ POLL = 0.5
 
 
 def default_workers(threads: int) -> int:
-    """As many workers as there are groups of `threads` cores that this process may use."""
-    return max(1, len(os.sched_getaffinity(0)) // threads)
+    """As many as there are groups of `threads` cores that this process may use, a container's quota included."""
+    return max(1, loky.cpu_count() // threads)
 
 
 def execute(
