@@ -13,11 +13,10 @@ import numpy as np
 
 from normlab.errors import SpecError
 from normlab.seeding import Streams
-from normlab.study.atomic import write_atomically
 from normlab.study.context import PROGRESS, Context, Diverged
 from normlab.study.environment import environment
 from normlab.study.plan import RunSpec
-from normlab.study.store import TRACEBACK, RunResult, Store
+from normlab.study.store import RunResult, Store
 
 TrainFunction = Callable[[Any, Streams, Context], Mapping[str, Any]]
 
@@ -53,9 +52,8 @@ def attempt(function: TrainFunction, run: RunSpec, store: Store, options: Option
             result = _call(function, run, context, options)
         store.write(result)
         return Outcome(run, result.status, result.seconds, tuple(result.metrics))
-    except Exception as error:
-        text = traceback.format_exc()
-        write_atomically(directory / TRACEBACK, text)
+    except (Exception, SystemExit) as error:
+        store.write_failure(run.key, traceback.format_exc())
         return Outcome(run, "failed", context.elapsed, error=_last_line(error))
 
 
@@ -119,7 +117,7 @@ def _pack(correct: Any) -> tuple[str | None, int]:
     return np.packbits(bits).tobytes().hex(), len(bits)
 
 
-def _last_line(error: Exception) -> str:
+def _last_line(error: BaseException) -> str:
     return traceback.format_exception_only(error)[-1].strip()
 
 

@@ -141,6 +141,10 @@ class Store:
         for name in (CHECKPOINT, PROGRESS, TRACEBACK):
             (directory / name).unlink(missing_ok=True)
 
+    def write_failure(self, key: str, text: str) -> None:
+        """Keep why an attempt at a run failed; its checkpoint stays, and the next attempt starts from there."""
+        write_atomically(self.directory(key) / TRACEBACK, text)
+
     def failure(self, key: str) -> str | None:
         """The traceback of a run whose last attempt raised, None otherwise."""
         with suppress(OSError):

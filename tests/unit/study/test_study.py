@@ -1,6 +1,7 @@
 """The engine with training functions of one's own; everything in this process unless workers are the point."""
 
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -175,6 +176,24 @@ def test_a_worker_that_dies_costs_at_most_its_own_run(tmp_path, train, failed):
     made = study(train, seeds=2)
     results = made.run(store=tmp_path / "store", workers=2, progress=False)
     assert len(results.finished) == 4 - failed
+    assert list(results.failures.values()) == ["its worker process died twice; killed for memory?"] * failed
+
+
+def test_a_function_that_cannot_travel_is_an_error_that_says_so(tmp_path):
+    lock = threading.Lock()
+
+    def holding(arm, streams, context):
+        return {"metric": arm + lock.locked()}
+
+    with pytest.raises(SpecError, match=r"cannot be sent to a worker process .*lock"):
+        study(holding, seeds=2).run(store=tmp_path / "store", workers=2, progress=False)
+
+
+def test_sys_exit_is_a_failure_of_its_run(tmp_path):
+    def leaving(arm, streams, context):
+        raise SystemExit(3)
+
+    assert set(run(study(leaving, seeds=2), tmp_path).failures) == {r.key for r in study(leaving, seeds=2).runs}
 
 
 def linger(arm, streams, context):

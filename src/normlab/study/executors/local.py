@@ -13,10 +13,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
+import cloudpickle
 import loky
 from loky import ProcessPoolExecutor
 from loky.process_executor import BrokenProcessPool
 
+from normlab.errors import SpecError
 from normlab.study.plan import RunSpec
 from normlab.study.run import Options, Outcome, TrainFunction, attempt
 from normlab.study.store import Store
@@ -57,6 +59,7 @@ def execute(
     if workers == 0:
         yield from _here(function, runs, store, options)
         return
+    _check_travels(function)
     waiting, suspects = deque(runs), deque[RunSpec]()
     while waiting or suspects:
         # A dead worker takes its pool with it and nobody knows whose run it was: each one lost is tried again alone.
@@ -65,6 +68,7 @@ def execute(
         lost = yield from _drain(function, batch, store, options, 1 if alone else min(workers, len(waiting)))
         if alone and lost:
             error = "its worker process died twice; killed for memory?"
+            store.write_failure(lost[0].key, error)
             yield Event("ended", lost[0], Outcome(lost[0], "failed", 0.0, error=error))
         else:
             suspects.extend(lost)
@@ -88,21 +92,32 @@ def _drain(
     try:
         while waiting or running:
             while waiting and len(running) < workers:
-                run = waiting.popleft()
                 with _interrupts_ignored():
-                    running[pool.submit(attempt, function, run, store, options)] = run
-                yield Event("started", run)
+                    future = pool.submit(attempt, function, waiting[0], store, options)
+                running[future] = waiting.popleft()
+                yield Event("started", running[future])
             done, _ = wait(running, timeout=POLL, return_when=FIRST_COMPLETED)
             for future in [f for f in done if not isinstance(f.exception(), BrokenProcessPool)]:
-                run = running.pop(future)
-                yield Event("ended", run, future.result())
+                yield Event("ended", running.pop(future), future.result())
             if any(future in running for future in done):
                 return list(running.values())
             if not done:
                 yield Event("waiting")
         return []
+    except BrokenProcessPool:  # it broke before it could take the next run, which is still waiting
+        return list(running.values())
     finally:
         pool.shutdown(wait=True, kill_workers=True)
+
+
+def _check_travels(function: TrainFunction) -> None:
+    try:
+        cloudpickle.dumps(function)
+    except Exception as error:
+        raise SpecError(
+            f"the training function cannot be sent to a worker process ({error}); create what it holds inside it, or "
+            "run with workers=0"
+        ) from None
 
 
 @contextmanager
