@@ -28,10 +28,10 @@ def plan(study: Path, overrides: tuple[str, ...], store: Path | None, workers: i
     if as_json:
         click.echo(json.dumps(cost.as_dict()))
         return
-    arms, seeds, points = len(loaded.arms), len(loaded.protocol.seeds), len({run.point for run in loaded.runs})
+    arms, seeds, points = len(loaded.arms), len(loaded.protocol.seeds), len({run.point for run in loaded.plan})
     grid = f" × {points} grid points" if points > 1 else ""
     click.echo(
-        f"{loaded.protocol.name}: {arms} arms × {seeds} seeds{grid} = {len(loaded.runs)} runs, {cost.waiting} to do"
+        f"{loaded.protocol.name}: {arms} arms × {seeds} seeds{grid}: {len(loaded.runs)} runs, {cost.waiting} to do"
     )
     for name, definition in loaded.arms.items():
         mark = " (baseline)" if name == loaded.protocol.baseline else ""

@@ -26,6 +26,7 @@ class Results:
     """Everything finished of a study.
 
     Attributes:
+        runs: one for each arm, seed and grid point.
         arms: name → how it is defined.
         finished: key → result.
         failures: key → traceback of runs that raised.
@@ -102,7 +103,7 @@ class Results:
             methods=_methods(self.protocol),
             environment=_environment(finished),
             failures=tuple(self._failure(run) for run in self.runs if run.key in self.failures),
-            runs=(len(finished), len(self.runs)),
+            runs=(len(finished), len({run.key for run in self.runs})),
             seconds=sum(result.seconds for result in finished) if finished else None,
         )
 

@@ -153,6 +153,14 @@ class StudySpec(Protocol):
     arms: dict[str, ArmSpec]
     grid: dict[str, list[JsonValue]] = {}
 
+    @field_validator("grid")
+    @classmethod
+    def _varies(cls, grid: dict[str, list[JsonValue]]) -> dict[str, list[JsonValue]]:
+        for key, values in grid.items():
+            if len({repr(value) for value in values}) < max(1, len(values)):
+                raise ValueError(f"{key!r} should list one value or more, each once")
+        return grid
+
     @field_validator("arms", mode="before")
     @classmethod
     def _recipe_alone(cls, arms: object) -> object:
@@ -160,6 +168,8 @@ class StudySpec(Protocol):
         if not isinstance(arms, dict):
             return arms
         for name, arm in arms.items():
+            if not str(name).strip():
+                raise ValueError("an arm needs a name")
             if not isinstance(arm, (str, dict)):
                 raise ValueError(f"{name!r} should be a recipe, as text, or a table with `recipe = ...`")
         return {name: {"recipe": arm} if isinstance(arm, str) else arm for name, arm in arms.items()}

@@ -95,7 +95,8 @@ class Study:
         self, protocol: Protocol, train: TrainFunction, runs: tuple[RunSpec, ...], arms: Mapping[str, str]
     ) -> None:
         self.protocol = protocol
-        self.runs = runs
+        self.plan = runs  # one for each arm, seed and grid point
+        self.runs = tuple({run.key: run for run in runs}.values())  # an arm may not depend on what the grid varies
         self.arms = arms
         self.train = train
 
@@ -173,7 +174,7 @@ class Study:
     def results(self, store: str | Path | None = None) -> Results:
         """What the store holds of this study, finished or not."""
         place = self.store(store).open(create=False)
-        return Results.gather(self.protocol, self.runs, self.arms, place)
+        return Results.gather(self.protocol, self.plan, self.arms, place)
 
     def status(self, store: str | Path | None = None) -> Status:
         """Where the study stands; reads the store only."""

@@ -40,7 +40,7 @@ def call(*arguments: str, code: int = 0) -> str:
 
 
 def test_the_life_of_a_study(study, tmp_path):
-    assert "2 arms × 2 seeds = 4 runs, 4 to do" in call("plan", study)
+    assert "2 arms × 2 seeds: 4 runs, 4 to do" in call("plan", study)
     assert "0 of 4 runs finished, 4 waiting" in call("status", study)
     output = call("run", study, "--workers", "0", "--quiet")
     assert "small" in output
@@ -55,6 +55,13 @@ def test_the_life_of_a_study(study, tmp_path):
     assert (tmp_path / "out" / "report.md").exists()
     assert json.loads(CliRunner().invoke(main, ["report", study, "--json"]).stdout)
     assert "±" in call("report", study, "--style", "paper")
+
+
+def test_an_arm_that_the_grid_does_not_touch_is_trained_once(study):
+    extra = ("--set", "arms.fixed={train={lr=0.03}}", "--set", "grid.'train.lr'=[0.02, 0.05]")
+    assert "3 arms × 2 seeds × 2 grid points: 10 runs, 10 to do" in call("plan", study, *extra)
+    call("run", study, "--workers", "0", "--quiet", *extra)
+    assert "10 of 10 runs finished" in call("status", study, *extra)
 
 
 def test_a_report_of_what_there_is_so_far(study):
