@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from normlab.errors import SpecError
 from normlab.study.executors.local import default_workers
 from normlab.study.plan import RunSpec
 from normlab.study.run import Options, attempt
@@ -67,5 +68,7 @@ def _shortened(run: RunSpec, epochs: int) -> RunSpec:
 
 def _seconds(study: Study, run: RunSpec, store: Store) -> float:
     start = time.perf_counter()
-    attempt(study.train, run, store, Options())
+    outcome = attempt(study.train, run, store, Options())
+    if outcome.status == "failed":
+        raise SpecError(f"the first run of the study fails: {outcome.error}")
     return time.perf_counter() - start

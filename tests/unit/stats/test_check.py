@@ -74,12 +74,19 @@ CASES = {
         {"warning ceiling"},
         "'a' are at the ceiling",
     ),
-    "everything-equal": (
-        {"base": np.full(8, 100.0), "a": np.full(8, 100.0)},
+    "everything-perfect": (
+        {"base": np.full(8, 1.0), "a": np.full(8, 1.0)},
         {},
         {},
         {"warning ceiling"},
         "'base', 'a' are at the ceiling",
+    ),
+    "everything-equal": (
+        {"base": np.full(8, 7.5), "a": np.full(8, 7.5)},
+        {},
+        {},
+        {"error identical-seeds"},
+        "arm 'base' are 7.5: its seed seems not to be applied",
     ),
     "outlier": (changed("a", s2=30.0), {}, {}, {"warning outlier"}, r"'a' far from .* at seed s2 \(-5"),
     "pairing": ({**GOOD, "a": 200 - GOOD["base"] + NORMAL[1]}, {}, {}, {"note pairing"}, r"a -0\.\d\d"),

@@ -14,7 +14,7 @@ from normlab.study.stats.power import fewest_seeds
 from normlab.study.stats.request import checked_family
 from normlab.study.stats.result import Finding, Floats, Scores, Settings
 
-_CEILING = 99.9  # %
+_CEILING = 0.999  # of the best value that is possible
 _OUTLIER = 6.0  # robust SDs
 _OUTLIER_PAIRS = 6  # with fewer, the median deviation is no yardstick
 
@@ -34,10 +34,11 @@ class _Case:
         return values[ran & np.isfinite(values)]
 
     @cached_property
-    def all_equal(self) -> bool:
-        """Whether every finished run of the table has one and the same value."""
-        everything = np.concatenate([self.finished(arm) for arm in self.scores.arms])
-        return len(everything) > 0 and np.ptp(everything) == 0
+    def best(self) -> float:
+        """The best value that the metric can have, as far as one can tell: 100 %, or 1 where all values are shares."""
+        values = self.scores.values[np.isfinite(self.scores.values)]
+        share = values.size > 0 and values.min() >= 0 and values.max() <= 1
+        return 100.0 if self.scores.unit == "%" else 1.0 if share else np.inf
 
 
 def check(scores: Scores, settings: Settings) -> tuple[Finding, ...]:
@@ -135,10 +136,8 @@ def _ceiling(case: _Case) -> Iterator[Finding]:
 
 
 def _at_ceiling(values: Floats, case: _Case) -> bool:
-    """Everything at 99.9 % or more, or every run of the table at one and the same best value."""
-    if len(values) < 2 or case.settings.better == "lower":
-        return False
-    return case.all_equal or bool(case.scores.unit == "%" and values.min() >= _CEILING)
+    """Everything within a thousandth of the best value there is."""
+    return len(values) >= 2 and case.settings.better == "higher" and bool(values.min() >= _CEILING * case.best)
 
 
 def _outliers(case: _Case) -> Iterator[Finding]:
