@@ -23,7 +23,7 @@ from normlab.study.plan import RunSpec
 from normlab.study.run import Options, Outcome, TrainFunction, attempt
 from normlab.study.store import Store
 
-# Freshly mapped memory costs more than the arithmetic of small layers: let glibc keep what it once had.
+# glibc gives large blocks back and maps them anew for every batch, which takes longer than a BatchNorm's arithmetic.
 KEEP_MEMORY = {
     "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
     "MALLOC_TRIM_THRESHOLD_": str(1 << 32),
