@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from functools import partial
 
 
 class NormlabError(Exception):
@@ -29,9 +30,11 @@ class UnknownName(SpecError):
     """A name that is not among those known."""
 
     def __init__(self, kind: str, name: object, known: Iterable[str], *, where: str = "") -> None:
-        self.name = str(name)
-        self.known = sorted(known)
+        self.kind, self.name, self.known, self.where = kind, str(name), sorted(known), where
         super().__init__(where + unknown_text(kind, self.name, self.known))
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return partial(UnknownName, where=self.where), (self.kind, self.name, self.known)
 
 
 class DataError(NormlabError):

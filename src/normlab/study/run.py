@@ -13,7 +13,7 @@ import numpy as np
 
 from normlab.errors import SpecError
 from normlab.seeding import Streams
-from normlab.study.context import PROGRESS, Context, Diverged
+from normlab.study.context import Context, Diverged
 from normlab.study.environment import environment
 from normlab.study.plan import RunSpec
 from normlab.study.store import RunResult, Store
@@ -42,11 +42,12 @@ class Outcome:
 
 
 def attempt(function: TrainFunction, run: RunSpec, store: Store, options: Options) -> Outcome:
-    """Carry out one run and file its result; an exception of the function is filed too, and does not get out."""
-    directory = store.directory(run.key)
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / PROGRESS).unlink(missing_ok=True)
-    context = Context(directory, options.device, options.checkpoint_seconds)
+    """Carry out one run and file its result; an exception of the function is filed too, and does not get out.
+
+    Raises:
+        StoreError: neither can be filed; the disk is full, say.
+    """
+    context = Context(store.prepare(run.key), options.device, options.checkpoint_seconds)
     try:
         with _threads(options.threads):
             result = _call(function, run, context, options)

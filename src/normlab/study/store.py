@@ -21,6 +21,7 @@ from typing import Any, Literal
 import numpy as np
 from filelock import FileLock, Timeout
 from numpy.typing import NDArray
+from pydantic import model_validator
 
 from normlab.errors import SpecError, StoreError, StoreLocked
 from normlab.study.atomic import write_atomically
@@ -56,6 +57,12 @@ class RunResult(Strict):
     examples: int = 0
     seconds: float
     environment: dict[str, str]
+
+    @model_validator(mode="after")
+    def _whole(self) -> RunResult:
+        if self.correct is not None and len(bytes.fromhex(self.correct)) != -(-self.examples // 8):
+            raise ValueError(f"correct is not of {self.examples} examples")
+        return self
 
     def correctness(self) -> NDArray[np.bool_] | None:
         """[examples] bool, or None where the training function did not say."""
@@ -113,6 +120,16 @@ class Store:
         """Where the run with this hash lives."""
         return self.path / "runs" / key
 
+    def prepare(self, key: str) -> Path:
+        """Make the directory of a run that is about to start; a checkpoint in it stays."""
+        directory = self.directory(key)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            (directory / PROGRESS).unlink(missing_ok=True)
+        except OSError as error:
+            raise _cannot_write(directory, error) from None
+        return directory
+
     def load(self, key: str) -> RunResult | None:
         """The result of a finished run, None where it is not finished.
 
@@ -121,7 +138,10 @@ class Store:
         """
         path = self.directory(key) / RESULT
         try:
-            return validate(RunResult, json.loads(path.read_text(encoding="utf-8")))
+            result = validate(RunResult, json.loads(path.read_text(encoding="utf-8")))
+            if result.key != key:
+                raise SpecError(f"it is the result of run {result.key}")
+            return result
         except (FileNotFoundError, NotADirectoryError):
             return None
         except OSError as error:
@@ -143,7 +163,10 @@ class Store:
 
     def write_failure(self, key: str, text: str) -> None:
         """Keep why an attempt at a run failed; its checkpoint stays, and the next attempt starts from there."""
-        write_atomically(self.directory(key) / TRACEBACK, text)
+        try:
+            write_atomically(self.directory(key) / TRACEBACK, text)
+        except OSError as error:
+            raise _cannot_write(self.directory(key), error) from None
 
     def failure(self, key: str) -> str | None:
         """The traceback of a run whose last attempt raised, None otherwise."""
@@ -183,6 +206,12 @@ class Store:
         finally:
             owner.unlink(missing_ok=True)
             lock.release()
+
+
+def _cannot_write(path: Path, error: OSError) -> StoreError:
+    return StoreError(
+        f"cannot write to {path}: {error.strerror}; what is finished is kept, and the same command goes on"
+    )
 
 
 def _owner(path: Path) -> str:

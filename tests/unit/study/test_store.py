@@ -1,12 +1,13 @@
 import json
 import multiprocessing
+import pickle
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from normlab.errors import SpecError, StoreError, StoreLocked
+from normlab.errors import SpecError, StoreError, StoreLocked, UnknownName
 from normlab.seeding import Streams
 from normlab.study.context import CHECKPOINT, Context, Diverged
 from normlab.study.plan import RunSpec
@@ -50,6 +51,25 @@ def test_a_result_cut_in_the_middle_is_said_to_be_damaged(store, length):
     kept = store.set_aside(run_spec().key)
     assert store.load(run_spec().key) is None
     assert kept.exists()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"correct": "zz"}, {"correct": "ff"}, {"metrics": [1]}, {"key": "another"}, {"status": "odd"}, {"new": 1}],
+    ids=str,
+)
+def test_a_result_that_says_something_else_is_damaged(store, change):
+    attempt(good, run_spec(), store, Options())
+    path = store.directory(run_spec().key) / RESULT
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(StoreError, match="damaged"):
+        store.load(run_spec().key)
+
+
+def test_a_place_that_cannot_be_written_is_named(store):
+    (store.path / "runs" / run_spec().key).write_text("")
+    with pytest.raises(StoreError, match="cannot write to .*: File exists"):
+        attempt(good, run_spec(), store, Options())
 
 
 def test_a_function_that_raises_leaves_its_traceback_with_the_run(store):
@@ -174,6 +194,11 @@ def test_the_store_says_what_it_is_for(store):
 
 def test_metric_names_are_not_checked_by_a_run(store):
     assert attempt(lambda *_: {"other": 1}, run_spec(), store, Options()).metrics == ("other",)
+
+
+def test_errors_cross_processes():
+    error = pickle.loads(pickle.dumps(UnknownName("norm", "grup", ["group"], where="arms: ")))
+    assert str(error) == "arms: unknown norm 'grup'; did you mean 'group'? Known: group."
 
 
 def test_spec_error_is_a_value_error():
