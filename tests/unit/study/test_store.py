@@ -68,7 +68,7 @@ def test_a_result_that_says_something_else_is_damaged(store, change):
 
 def test_a_place_that_cannot_be_written_is_named(store):
     (store.path / "runs" / run_spec().key).write_text("")
-    with pytest.raises(StoreError, match="cannot write to .*: File exists"):
+    with pytest.raises(StoreError, match=r"cannot write to .*: File exists"):
         attempt(good, run_spec(), store, Options())
 
 
