@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import click
 
 from normlab.cli.options import as_json, style
-from normlab.errors import DataError
+from normlab.errors import DataError, SpecError
 
 if TYPE_CHECKING:
     from normlab.study.report.document import Document
@@ -25,7 +26,11 @@ _OUT = click.Path(dir_okay=False, path_type=Path)
 @click.option("--seed-column", metavar="COLUMN", help="Column that names the seeds; default: found by name.")
 @click.option("--alpha", type=float, default=0.05, show_default=True, help="Family-wise level.")
 @click.option("--two-sided", is_flag=True, help="Test both directions at once; intervals always are two-sided.")
-@click.option("--lower-is-better", is_flag=True, help="The metric is a loss or an error.")
+@click.option(
+    "--lower-is-better/--higher-is-better",
+    default=None,
+    help="Which values of the metric are good; default: high ones.",
+)
 @click.option(
     "--equivalence", type=float, metavar="MARGIN", help="Test for equivalence within ±MARGIN of the baseline."
 )
@@ -43,7 +48,7 @@ def compare(
     seed_column: str | None,
     alpha: float,
     two_sided: bool,
-    lower_is_better: bool,
+    lower_is_better: bool | None,
     equivalence: float | None,
     family: str | None,
     style: Literal["default", "paper"],
@@ -62,8 +67,10 @@ def compare(
     from normlab.study.stats.result import Settings
     from normlab.study.stats.table import read_csv
 
-    better = "lower" if lower_is_better else "higher"
+    better: Literal["higher", "lower"] = "lower" if lower_is_better else "higher"
     scores = read_csv(results, metric=metric, arm_column=arm_column, seed_column=seed_column, better=better)
+    if lower_is_better is None:
+        _check_direction(scores.metric)
     settings = Settings(
         baseline=baseline if baseline is not None else find_baseline(scores.arms),
         alpha=alpha,
@@ -75,6 +82,12 @@ def compare(
     document = _document(results, compare_scores(scores, settings))
     show(document, style=style, as_json=as_json)
     _write(document, style, html=html, markdown=markdown, latex=latex)
+
+
+def _check_direction(metric: str) -> None:
+    """High is good unless said otherwise; where the metric's name seems to say so, the user must decide."""
+    if re.search(r"loss|error|perplexity|\bppl\b|nll|mse|mae|fid|latency", metric, re.IGNORECASE):
+        raise SpecError(f"low values of {metric!r} seem to be good: say --lower-is-better, or --higher-is-better")
 
 
 def _document(source: str, comparisons: Comparisons) -> Document:

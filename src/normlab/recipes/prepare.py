@@ -63,13 +63,18 @@ def check_model(model: nn.Module, *, force: bool) -> None:
     """Refuse a model that the recipe cannot act on, before anything is changed.
 
     Raises:
-        SpecError: prepared before, lazy layers, no batch-type layer with a scale, or trained weights without `force`.
+        SpecError: no module, prepared before, lazy or meta parameters, no batch-type layer with a scale, or trained
+            weights without `force`.
     """
+    if not isinstance(model, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance] - the caller may not be typed
+        raise SpecError(f"prepare takes a torch module, got {model!r}")
     if isinstance(model, InputNormalized):
         raise SpecError("this model has its input normalized already: prepare model.unwrap()")
     lazy = [name for name, parameter in model.named_parameters() if is_lazy(parameter)]
     if lazy:
         raise SpecError(f"{lazy[0]} has no shape yet: run one forward pass through the lazy layers first")
+    if any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
+        raise SpecError("parts of the model are on the meta device: model.to_empty(device=...) gives them memory first")
     sites = batch_sites(model)
     if not any(affine_params(site.module).weight is not None for site in sites):
         why = f"none of its {len(sites)} BatchNorm layers has a scale" if sites else "it has no BatchNorm layer"

@@ -127,7 +127,8 @@ class Results:
         settings = Settings(
             baseline=self.protocol.baseline, family=tuple(family) if family else None, **analysis.model_dump()
         )
-        title = " · ".join([*_title(self.protocol), *(f"{key} {value}" for key, value in point)])
+        varied = dict(point)
+        title = " · ".join([*_title(self.protocol, varied), *(f"{key} {value}" for key, value in point)])
         return Panel(compare(self.scores(point), settings, title=title), self._curves(point))
 
     def _curves(self, point: Point) -> dict[str, dict[str, Floats]]:
@@ -181,10 +182,15 @@ def _stack(rows: list[Floats]) -> Floats:
     return table
 
 
-def _title(protocol: Protocol) -> list[str]:
+def _title(protocol: Protocol, varied: Mapping[str, Any]) -> list[str]:
     if not isinstance(protocol, StudySpec):
         return [protocol.name]
-    return [protocol.data.name, protocol.model.name, f"lr {protocol.train.lr:g}"]
+    parts = {
+        "data.name": protocol.data.name,
+        "model.name": protocol.model.name,
+        "train.lr": f"lr {protocol.train.lr:g}",
+    }
+    return [text for key, text in parts.items() if key not in varied]
 
 
 def _methods(protocol: Protocol) -> tuple[str, ...]:

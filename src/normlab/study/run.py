@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import reprlib
 import traceback
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
@@ -61,7 +62,7 @@ def attempt(function: TrainFunction, run: RunSpec, store: Store, options: Option
 def _call(function: TrainFunction, run: RunSpec, context: Context, options: Options) -> RunResult:
     status, reason, counted_as = "ok", "", ""
     try:
-        returned = dict(function(run.job, Streams(run.stream_seed), context))
+        returned = _as_dict(function(run.job, Streams(run.stream_seed), context))
     except Diverged as diverged:
         status, reason, counted_as = "diverged", diverged.reason, diverged.counted_as
         returned = dict(diverged.metrics)
@@ -90,13 +91,20 @@ def _call(function: TrainFunction, run: RunSpec, context: Context, options: Opti
     )
 
 
+def _as_dict(returned: Any) -> dict[str, Any]:
+    if not isinstance(returned, Mapping):
+        text = f"{reprlib.repr(returned)} ({type(returned).__name__})"
+        raise SpecError(f'the training function returned {text}; it should return {{"metric": value, ...}}')
+    return dict(returned)
+
+
 def _number(name: str, value: Any) -> float:
     try:
         return float(value)
     except (TypeError, ValueError):
         raise SpecError(
-            f"the training function returned {name}={value!r} ({type(value).__name__}); a metric is one number, "
-            "and only `correct` may be an array (one bool per test example)"
+            f"the training function returned {name}={reprlib.repr(value)} ({type(value).__name__}); a metric is "
+            "one number, and only `correct` may be an array (one bool per test example)"
         ) from None
 
 

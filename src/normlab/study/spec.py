@@ -15,6 +15,7 @@ from normlab.seeding import SeedScheme
 
 M = TypeVar("M", bound=BaseModel)
 JsonValue = Any
+MOST_SEEDS = 10_000
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
@@ -124,13 +125,15 @@ class Protocol(Strict):
     @classmethod
     def _labels(cls, seeds: object) -> list[int]:
         """A number of seeds means 1, 2, ..., that number."""
-        labels = list(range(1, seeds + 1)) if type(seeds) is int else seeds
+        labels = list(range(1, min(seeds, MOST_SEEDS + 1) + 1)) if type(seeds) is int else seeds
         if not isinstance(labels, list) or any(type(label) is not int or label < 0 for label in labels):
             raise ValueError("should be a number of seeds or a list of whole numbers from 0, as in 15 or [1, 2, 3]")
         if len(labels) < 2:
             raise ValueError("a paired comparison needs at least 2 seeds; 15 is the paper's number")
         if len(set(labels)) < len(labels):
             raise ValueError("a seed is listed twice")
+        if len(labels) > MOST_SEEDS:
+            raise ValueError(f"{MOST_SEEDS:,} seeds are the most")
         return labels
 
     def check_arms(self, arms: Mapping[str, Any]) -> None:
@@ -139,6 +142,8 @@ class Protocol(Strict):
             raise UnknownName("arm", self.baseline, arms, where="baseline: ")
         if len(arms) < 2:
             raise SpecError(f"arms: only {self.baseline!r}; a study compares at least one other arm with it")
+        if self.family.arms is not None and len(set(self.family.arms)) != max(1, len(self.family.arms)):
+            raise SpecError(f"family.arms: {self.family.arms} should name one arm or more, each once")
         for arm in self.family.arms or ():
             if arm not in arms or arm == self.baseline:
                 raise UnknownName("arm to compare", arm, set(arms) - {self.baseline}, where="family.arms: ")

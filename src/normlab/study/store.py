@@ -88,7 +88,7 @@ class Store:
         try:
             if marker.exists():
                 self._check_format(marker)
-            elif self.path.is_dir() and any(self.path.iterdir()):
+            elif self.path.is_dir() and any(self.path.iterdir()) and not (self.path / "runs").is_dir():
                 raise StoreError(f"{self.path} holds files but is no store of runs; name an empty or new directory")
             elif create:
                 (self.path / "runs").mkdir(parents=True, exist_ok=True)

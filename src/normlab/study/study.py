@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 import json
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
@@ -15,6 +13,7 @@ from normlab.errors import SpecError, StoreError, UnknownName
 from normlab.seeding import SeedScheme
 from normlab.study import train as builtin
 from normlab.study.executors.local import default_workers, execute
+from normlab.study.identity import identity
 from normlab.study.plan import RunSpec, plan, schedule
 from normlab.study.results import Results, definition
 from normlab.study.run import Options, Outcome, TrainFunction
@@ -40,8 +39,8 @@ class Study:
         arms: name → what `train` gets to tell the arms apart: text, a number, a list or dict of them. It is hashed.
         train: `train(arm, streams, context) -> {"metric": value, ...}`. Draw every random number from `streams`, and
             the arms are paired; keep state through `context.checkpoint`, and an interrupted run resumes. Return
-            `correct`, [test examples] bool, too, and the uncertainty of the test set is told. Its source is part of
-            every run's hash: change it, and the runs are made again.
+            `correct`, [test examples] bool, too, and the uncertainty of the test set is told. Its source, and what it
+            refers to in its own file, are part of every run's hash: change them, and the runs are made again.
         seeds: how many (1, 2, ...) or which.
         baseline: the control arm; the first one unless named.
         metric: which of the returned numbers is compared.
@@ -72,6 +71,9 @@ class Study:
     ) -> None:
         if not callable(train):
             raise SpecError(f"train={train!r} should be a function train(arm, streams, context)")
+        unnamed = [arm for arm in arms if not isinstance(arm, str) or not arm.strip()]  # pyright: ignore[reportUnnecessaryIsInstance]
+        if unnamed:
+            raise SpecError(f"arms: {unnamed[0]!r} is no name; write a string")
         if not arms:
             raise SpecError("arms: none given; a study compares at least one arm with a baseline")
         analysis = {"better": better, "equivalence": equivalence, "alpha": alpha, "alternative": alternative}
@@ -88,7 +90,7 @@ class Study:
         protocol.check_arms(arms)
         jobs = {arm: _plain(arm, value) for arm, value in arms.items()}
         self._set(
-            protocol, train, schedule(protocol, _identity(train), {(): jobs}), {a: str(v) for a, v in arms.items()}
+            protocol, train, schedule(protocol, identity(train), {(): jobs}), {a: str(v) for a, v in arms.items()}
         )
 
     def _set(
@@ -154,8 +156,9 @@ class Study:
             todo = [run for run in self.runs if run.key not in finished]
             self.rehearse(todo)
             count = default_workers(threads) if workers is None else workers
+            elsewhere = Store(place.path.absolute())  # the function may change the working directory
             show = stack.enter_context(display(self.runs, status, place, enabled=progress))
-            events = stack.enter_context(closing(execute(self.train, todo, place, options, workers=count)))
+            events = stack.enter_context(closing(execute(self.train, todo, elsewhere, options, workers=count)))
             for event in events:
                 show(event)
                 self._check_metric(event.outcome)
@@ -172,8 +175,8 @@ class Study:
             raise UnknownName("metric", self.protocol.metric, outcome.metrics, where=where)
 
     def results(self, store: str | Path | None = None) -> Results:
-        """What the store holds of this study, finished or not."""
-        place = self.store(store).open(create=False)
+        """What the store holds of this study, finished or not; the store is made where there is none."""
+        place = self.store(store).open(create=True)
         return Results.gather(self.protocol, self.plan, self.arms, place)
 
     def status(self, store: str | Path | None = None) -> Status:
@@ -210,18 +213,3 @@ def _state(place: Store, key: str) -> Literal["finished", "damaged", "failed", "
     except StoreError:
         return "damaged"
     return "waiting" if place.failure(key) is None else "failed"
-
-
-def _identity(function: TrainFunction) -> str:
-    """The function's name and a hash of its source, so that results of older code are not taken for new ones."""
-    name = getattr(function, "__qualname__", None)
-    if name is None:
-        raise SpecError(
-            f"train={function!r} should be a function written with `def`, whose runs can be recognised another day; "
-            "put the values it is bound to into the arms"
-        )
-    try:
-        source = inspect.getsource(function)
-    except (OSError, TypeError):
-        return f"{function.__module__}.{name}"
-    return f"{name}@{hashlib.sha256(source.encode()).hexdigest()[:12]}"

@@ -109,3 +109,14 @@ print("loaded", [m for m in {HEAVY!r} if m in sys.modules])
         seconds.append(time.perf_counter() - start)
     assert shown.splitlines()[-1] == "loaded []"
     assert min(seconds) < 2
+
+
+@pytest.mark.parametrize("metric", ["loss", "val_error", "Perplexity"])
+def test_a_loss_is_not_judged_upside_down(tmp_path, metric):
+    path = tmp_path / "loss.csv"
+    rows = [f"{arm},{seed},{value + seed / 100}" for arm, value in (("base", 0.5), ("x", 0.9)) for seed in range(6)]
+    path.write_text("\n".join([f"arm,seed,{metric}", *rows]))
+    refused = CliRunner().invoke(main, ["compare", str(path)])
+    assert "say --lower-is-better, or --higher-is-better" in refused.output
+    for option, verdict in (("--lower-is-better", "worse"), ("--higher-is-better", "better")):
+        assert verdict in CliRunner().invoke(main, ["compare", str(path), option]).output

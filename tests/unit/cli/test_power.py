@@ -111,3 +111,8 @@ def test_loads_neither_torch_nor_scipy_stats():
     )
     shown = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert shown.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("options", [("--seeds", "2", "--alpha", "1e-9"), ("--effect", "0.5", "--alpha", "1e-20")])
+def test_levels_out_of_reach_end(options):
+    assert CliRunner().invoke(main, ["power", *options]).exit_code in (0, 2)

@@ -137,6 +137,7 @@ def test_prepared_models_copy_and_round_trip(spec, copied):
         (lambda: nn.BatchNorm1d(3, affine=False), "none of its 1 BatchNorm layers has a scale"),
         (lambda: nn.Sequential(nn.LazyConv2d(3, 1), nn.BatchNorm2d(3)), "0.weight has no shape yet"),
         (lambda: nn.Sequential(nn.LazyBatchNorm2d()), "0.weight has no shape yet"),
+        (lambda: nn.Sequential(nn.Conv2d(3, 3, 1, device="meta"), nn.BatchNorm2d(3)), "on the meta device"),
         (lambda: normlab.recipe("baseline").prepare(conv_net()), "normalized already: prepare model.unwrap()"),
         (Odd, "weight of 'spectral' is computed"),
         (
@@ -147,7 +148,7 @@ def test_prepared_models_copy_and_round_trip(spec, copied):
 )
 def test_models_that_cannot_be_prepared_stay_as_they_are(build, message):
     model = build()
-    before = copy.deepcopy(list(model.parameters())) if "no shape" not in message else []
+    before = copy.deepcopy(list(model.parameters())) if "no shape" not in message and "meta" not in message else []
     with pytest.raises(SpecError, match=message):
         normlab.recipe("revisited").prepare(model)
     for p, q in zip(before, model.parameters(), strict=False):

@@ -120,6 +120,12 @@ BAD = {
         {},
         "line 4, column 'test_accuracy': '91,5' is not a number; write decimals with a point",
     ),
+    "huge": (LONG.replace("91.5", "1e308"), {}, "line 4, column 'test_accuracy': 1e308 is too large"),
+    "share-and-percent": (
+        "arm,seed,acc\na,1,90%\nb,1,0.91\na,2,90%\nb,2,0.9\n",
+        {},
+        "line 3, column 'acc': '0.91', while '90%' stands in line 2; write shares or %",
+    ),
     "repeated": (LONG + "a,1,92\n", {}, r"lines 4 and 6 both hold arm 'a' with seed '1'; keep one\..*--arm-column"),
     "repeated-wide": ("arm,1,2\nbase,1,2\nbase,3,4\n", {}, "lines 2 and 3 both hold arm 'base' with seed '1'"),
     "one-arm": ("arm,seed,acc\na,1,90\na,2,91\n", {}, "only one arm, 'a'; two are the least.*Columns: arm, seed, acc"),

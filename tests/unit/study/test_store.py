@@ -89,8 +89,9 @@ def test_a_function_that_raises_leaves_its_traceback_with_the_run(store):
         ({"metric": "high"}, "metric is one number"),
         ({"metric": [1.0, 2.0]}, "metric is one number"),
         ({"metric": 1.0, "correct": [1, 0]}, r"`correct` should be \[examples\] bool, got int64 of shape \[2\]"),
-        (None, "NoneType"),
-        (3.0, "float"),
+        (None, r"returned None \(NoneType\); it should return \{"),
+        (3.0, r"returned 3.0 \(float\)"),
+        ({"metric": list(range(10**6))}, r"metric=\[0, 1, 2, 3, 4, 5, \.\.\.\] \(list\)"),
     ],
 )
 def test_what_the_function_returns_is_checked(store, returned, part):
@@ -158,6 +159,12 @@ def test_a_store_that_cannot_be_written(tmp_path):
         Store(tmp_path / "file" / "store").open(create=True)
     with pytest.raises(StoreError, match="cannot use"):
         Store(Path("/proc/store")).open(create=True)
+
+
+def test_a_store_without_its_marker_is_still_a_store(store):
+    attempt(good, run_spec(), store, Options())
+    (store.path / "store.json").unlink()
+    assert store.open(create=True).load(run_spec().key) is not None
 
 
 @pytest.mark.parametrize(("text", "part"), [("{", "damaged"), ('{"format": 99}', "has format 99"), ("[]", "damaged")])

@@ -1,5 +1,6 @@
 """The engine with training functions of one's own; everything in this process unless workers are the point."""
 
+import functools
 import os
 import threading
 import time
@@ -98,8 +99,11 @@ def test_a_metric_that_is_not_returned_stops_at_the_first_run(tmp_path):
         ({"arms": {}}, "none given"),
         ({"arms": {"a": 1, "b": object()}}, "arms.b: .* is not plain data"),
         ({"arms": {"a": 1, "b": float("nan")}}, "arms.b: nan is not plain data"),
+        ({"arms": {"a": 1, 3: 2}}, "arms: 3 is no name"),
+        ({"arms": {"a": 1, " ": 2}}, "arms: ' ' is no name"),
         ({"arms": {"a": 1, "b": 1}}, "'a' and 'b' are the same"),
         ({"train": 3}, "should be a function"),
+        ({"train": functools.partial(measure)}, "should be a function written with `def`"),
         ({"name": "a b"}, "the name becomes a directory"),
         ({"alpha": 2.0}, "analysis.alpha"),
         ({"better": "hi"}, "unknown value 'hi'"),
@@ -110,15 +114,50 @@ def test_bad_arguments_are_named(changes, part):
         study(**changes)
 
 
-def test_the_functions_source_is_part_of_the_hash():
-    def one(arm, streams, context):
-        return {"metric": 1}
+SOURCE = """
+import math
+SCALE = {scale}
+class Net:
+    width = {width}
+def helper(x):
+    return x + {helper}
+def make(value):
+    def train(arm, streams, context):
+        return {{"metric": helper(SCALE) + Net.width + value + math.pi}}
+    return train
+train = make({closure})
+"""
+AS_WRITTEN = {"scale": 1, "width": 1, "helper": 1, "closure": 1}
 
-    def two(arm, streams, context):
-        return {"metric": 2}
 
-    two.__qualname__ = one.__qualname__
-    assert study(one).runs[0].key != study(two).runs[0].key
+@pytest.mark.parametrize("changed", [None, *AS_WRITTEN])
+@pytest.mark.parametrize("on_disk", [True, False], ids=["file", "typed-in"])
+def test_stale_results_are_not_taken_for_new_ones(tmp_path, changed, on_disk):
+    """What the function refers to in its own file is part of the hash, as its own source is."""
+    keys = []
+    for number, values in enumerate((AS_WRITTEN, {**AS_WRITTEN, changed: 2} if changed else AS_WRITTEN)):
+        file = tmp_path / f"script{number}.py"
+        text = SOURCE.format(**values)
+        if on_disk:
+            file.write_text(text)
+        module = {"__name__": "__main__"}
+        exec(compile(text, str(file), "exec"), module)
+        keys.append(study(module["train"]).runs[0].key)
+    same = changed is None or (changed == "width" and not on_disk and keys[0] == keys[1])
+    assert (keys[0] == keys[1]) == same
+
+
+def test_a_function_may_change_the_working_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def wandering(arm, streams, context):
+        os.chdir("/")
+        return {"metric": arm}
+
+    made = study(wandering, seeds=2)
+    made.run(workers=0, progress=False)
+    monkeypatch.chdir(tmp_path)
+    assert len(made.results().finished) == 4
 
 
 def test_a_run_resumes_from_its_checkpoint(tmp_path):

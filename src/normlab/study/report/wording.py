@@ -153,6 +153,7 @@ def footer(c: Comparisons) -> tuple[str, ...]:
 def _family(c: Comparisons) -> str:
     names = f" ({', '.join(map(fmt.printable, c.family))})" if len(c.family) < len(c.rows) else ""
     level = f"{test(c)}, Holm, α{fmt.NBSP}={fmt.NBSP}{fmt.level(c.settings.alpha)} {side(c.settings)}"
+    level += ", for better and for worse each" if c.settings.alternative == "greater" else ""
     return f"family: {fmt.plural(len(c.family), 'recipe')}{names}, {level} · CI: paired t, two-sided, unadjusted"
 
 

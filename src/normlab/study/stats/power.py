@@ -17,6 +17,7 @@ from normlab.study.stats import special
 from normlab.study.stats.result import Floats
 
 MOST_SEEDS = 100_000
+_LARGEST_EFFECT = 1e3  # SDs of a difference
 Sides = Literal["greater", "two-sided"]
 
 
@@ -80,6 +81,10 @@ def detectable_effect(seeds: int, *, target: float = 0.8, alpha: float = 0.05, a
     high = 1.0
     while power(seeds, high, alpha=alpha, alternative=alternative) < target:
         high *= 2
+        if high > _LARGEST_EFFECT:
+            raise SpecError(
+                f"{seeds} seeds find no effect below d_z {_LARGEST_EFFECT:g} at level {alpha:g}; take more seeds"
+            )
     return special.rising_root(lambda d: power(seeds, d, alpha=alpha, alternative=alternative) - target, 0, high)
 
 

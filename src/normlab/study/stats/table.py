@@ -16,6 +16,7 @@ from normlab.study.stats.csvfile import CsvFile, read
 from normlab.study.stats.layout import Cell, Columns, cells
 from normlab.study.stats.result import Scores
 
+_LARGEST = 1e100  # squares of differences stay finite
 _MISSING = ("", "na", "n/a", "none", "null")
 
 
@@ -55,6 +56,7 @@ def _scores(file: CsvFile, found: Sequence[Cell], metric: str, better: Literal["
     values = np.full((len(arms), len(seeds)), math.nan)
     for cell in found:
         values[arms[cell.arm], seeds[cell.seed]] = _number(file, cell)
+    _check_unit(file, found)
     finite = values[np.isfinite(values)]
     if not len(finite):
         raise DataError(f"{file.name}: column {found[0].column!r} holds no finite number at all")
@@ -84,7 +86,7 @@ def _number(file: CsvFile, cell: Cell) -> float:
     if cell.text.lower() in _MISSING:
         return math.nan
     try:
-        return float(cell.text.removesuffix("%"))
+        value = float(cell.text.removesuffix("%"))
     except ValueError:
         comma = re.fullmatch(r"[+-]?\d+,\d+", cell.text)
         what = "write decimals with a point" if comma else "leave it empty where the run is missing"
@@ -92,6 +94,23 @@ def _number(file: CsvFile, cell: Cell) -> float:
             f"{file.name}, line {cell.line}, column {cell.column!r}: {cell.text!r} is not a number; {what}, "
             "write nan where it diverged"
         ) from None
+    if math.isfinite(value) and abs(value) > _LARGEST:
+        raise DataError(
+            f"{file.name}, line {cell.line}, column {cell.column!r}: {cell.text} is too large to reckon with; "
+            "write nan where the run diverged"
+        )
+    return value
+
+
+def _check_unit(file: CsvFile, found: Sequence[Cell]) -> None:
+    """90 % in one row and 0.9 in another would differ by 89.1."""
+    percent = next((cell for cell in found if cell.text.endswith("%")), None)
+    share = next((c for c in found if not c.text.endswith("%") and abs(_number(file, c)) <= 1), None)
+    if percent is not None and share is not None:
+        raise DataError(
+            f"{file.name}, line {share.line}, column {share.column!r}: {share.text!r}, while {percent.text!r} stands "
+            f"in line {percent.line}; write shares or %, not both"
+        )
 
 
 def _not_finite(cell: Cell) -> bool:

@@ -1,0 +1,88 @@
+"""What a training function is, in a few letters, so that results of older code are not taken for new ones."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from collections.abc import Callable, Iterator
+from types import CodeType, FunctionType
+from typing import Any
+
+from normlab.errors import SpecError
+
+PLAIN = (int, float, complex, bool, str, bytes, type(None))
+
+
+def identity(function: Callable[..., Any]) -> str:
+    """Name and hash of a function: its source, and what it refers to in its own file or in a closure.
+
+    Functions and classes of the same module count with their source, numbers, strings and lists or dicts of them with
+    their value. What it imports from other modules does not count: nobody can say where that would end.
+
+    Raises:
+        SpecError: no function written with `def` or `lambda`.
+    """
+    if not isinstance(function, FunctionType):
+        raise SpecError(
+            f"train={function!r} should be a function written with `def`, whose runs can be recognised another day; "
+            "put the values it is bound to into the arms"
+        )
+    digest = hashlib.sha256("\n".join(_texts(function, function.__module__, set())).encode())
+    return f"{function.__qualname__}@{digest.hexdigest()[:12]}"
+
+
+def _texts(value: Any, module: str, seen: set[int]) -> Iterator[str]:
+    """The texts that stand for a value, those of a function followed by those of what it refers to."""
+    if id(value) in seen:
+        return
+    if _is_plain(value):
+        yield repr(value)
+        return
+    seen.add(id(value))
+    if isinstance(value, FunctionType) and value.__module__ == module:
+        yield _source(value) or "\n".join(_code(value.__code__))
+        for name, inner in _references(value):
+            yield from (f"{name}={text}" for text in _texts(inner, module, seen))
+    elif isinstance(value, type) and value.__module__ == module:
+        yield _source(value)
+        for name, inner in sorted(vars(value).items()):
+            yield from (f"{name}={text}" for text in _texts(inner, module, seen))
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(_is_plain(inner) for pair in value.items() for inner in pair)
+    return isinstance(value, PLAIN) or (isinstance(value, (list, tuple)) and all(map(_is_plain, value)))
+
+
+def _references(function: FunctionType) -> Iterator[tuple[str, Any]]:
+    """Globals that the code names, values of its closure and of its defaults, in a fixed order."""
+    inside = sorted({name for code in _codes(function.__code__) for name in code.co_names})
+    yield from ((name, function.__globals__[name]) for name in inside if name in function.__globals__)
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        try:
+            yield name, cell.cell_contents
+        except ValueError:  # not bound yet
+            continue
+    yield "defaults", function.__defaults__
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _codes(constant)
+
+
+def _code(code: CodeType) -> Iterator[str]:
+    """What a function does, where its source cannot be had (typed into an interpreter)."""
+    for part in _codes(code):
+        yield part.co_code.hex() + repr(part.co_names)
+        yield from (repr(constant) for constant in part.co_consts if not isinstance(constant, CodeType))
+
+
+def _source(value: Any) -> str:
+    try:
+        return inspect.getsource(value)
+    except (OSError, TypeError):
+        return ""
