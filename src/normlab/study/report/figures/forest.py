@@ -52,7 +52,7 @@ def _draw(c: Comparisons) -> Figure:
 
 
 def _ends(c: Comparisons) -> Interval:
-    """Zero, every difference and every interval that is not far wider than the others."""
+    """Zero, every difference without diverged runs, and every interval that is not far wider than the others."""
     known = [row for row in c.rows if all(map(math.isfinite, (*row.interval, row.delta)))]
     if not known:
         deltas = [row.delta for row in c.rows if math.isfinite(row.delta)]
@@ -60,7 +60,8 @@ def _ends(c: Comparisons) -> Interval:
     else:
         typical = statistics.median_low([row.interval[1] - row.interval[0] for row in known])
         near = [row.interval for row in known if row.interval[1] - row.interval[0] <= FAR * typical] or [(0.0, 0.0)]
-        low, high = min([0.0, *(i[0] for i in near)]), max([0.0, *(i[1] for i in near)])
+        deltas = [row.delta for row in known if not row.diverged]
+        low, high = min([0.0, *deltas, *(i[0] for i in near)]), max([0.0, *deltas, *(i[1] for i in near)])
     margin = c.settings.equivalence
     if margin is not None and margin < 2 * max(-low, high):
         low, high = min(low, -margin), max(high, margin)
@@ -85,12 +86,13 @@ def _line(ax: Axes, y: int, row: Comparison, ends: Interval) -> None:
 
 def _bar(ax: Axes, y: float, i: Interval, ends: Interval, colour: str, width: float, *, dotted: bool = False) -> None:
     """An interval; an arrow where it goes on outside the axis."""
-    if not all(map(math.isfinite, i)) or i[1] < ends[0] or i[0] > ends[1]:
+    if not all(map(math.isfinite, i)):
         return
-    low, high = max(i[0], ends[0]), min(i[1], ends[1])
+    low, high = (min(max(end, ends[0]), ends[1]) for end in i)
     ax.plot([low, high], [y, y], color=colour, linewidth=width, linestyle=":" if dotted else "-", solid_capstyle="butt")
     for end, edge, marker in ((i[0], ends[0], "<"), (i[1], ends[1], ">")):
-        if width > 2 and (end < edge if marker == "<" else end > edge):
+        outside = end < edge if marker == "<" else end > edge
+        if width > 2 and outside:
             ax.plot([edge], [y], marker, color=colour, markersize=7, clip_on=False)
 
 
