@@ -92,7 +92,8 @@ def _lines(question: Question, plans: tuple[Plan, ...]) -> Iterator[str]:
     sides = "one-sided" if question.alternative == "greater" else "two-sided"
     holm = f" = {question.alpha:g} / {question.family}" if question.family > 1 else ""
     floor = fewest_seeds(question.level, question.alternative)
-    yield f"{sides} paired t-test, α = {question.level:.3g}{holm}; the exact sign-flip test takes {floor} seeds or more"
+    yield f"{sides} exact sign-flip test, α = {question.level:.3g}{holm}, takes {floor} seeds or more"
+    yield "smallest d_z is that of the paired t-test, which needs a little less below 8 seeds"
     if question.pilot is not None and question.delta is None:
         yield "a small pilot knows its effects badly; --delta, the smallest difference that matters, is a better plan"
     yield ""
@@ -106,9 +107,10 @@ def _lines(question: Question, plans: tuple[Plan, ...]) -> Iterator[str]:
 def _table(question: Question, plans: tuple[Plan, ...]) -> list[dict[str, Any]]:
     """Per number of seeds: the smallest effect found with the power asked for, and the power at each plan's effect."""
     from normlab.study.stats.planning import USUAL_POWER
-    from normlab.study.stats.power import detectable_effect, power_curve
+    from normlab.study.stats.power import detectable_effect, fewest_seeds, power_curve
 
-    seeds = sorted({*_TABLE, *(p.seeds for p in plans if p.seeds is not None)})
+    fewest = fewest_seeds(question.level, question.alternative)
+    seeds = sorted(n for n in {*_TABLE, *(p.seeds for p in plans if p.seeds is not None)} if n >= fewest)
     target = USUAL_POWER if question.power is None else question.power
     level, sides = question.level, question.alternative
     curves = [power_curve(abs(p.effect), seeds, alpha=level, alternative=sides).tolist() for p in plans]

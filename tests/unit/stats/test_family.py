@@ -63,7 +63,7 @@ def test_seeds_to_resolve_face_the_level_of_holms_next_step():
     assert judged[1].seeds_needed == pytest.approx(seeds_needed(d_z, alpha=0.05 / 2), abs=1)
 
 
-@pytest.mark.parametrize(("gains", "needed"), [(UP[:4], 5), (np.full(2, 0.3), 5), (np.zeros(6), None)])
+@pytest.mark.parametrize(("gains", "needed"), [(UP[:4], 6), (np.full(2, 0.3), 5), (np.zeros(6), None)])
 def test_seeds_to_resolve_are_more_than_there_are(gains, needed):
     assert judge([gains], Settings("base"))[0].seeds_needed == needed
 

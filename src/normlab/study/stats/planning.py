@@ -9,7 +9,7 @@ from normlab.errors import SpecError
 from normlab.study.stats.effects import cohen_d_z
 from normlab.study.stats.paired import spread
 from normlab.study.stats.pairs import pair
-from normlab.study.stats.power import Sides, detectable_effect, power, sd_of_difference, seeds_needed
+from normlab.study.stats.power import Sides, detectable_effect, sd_of_difference, seeds_needed, signflip_power
 from normlab.study.stats.request import checked_family
 from normlab.study.stats.result import Scores, Settings
 
@@ -93,7 +93,7 @@ def _complete(q: Question, arm: str, effect: float | None, sd: float | None) -> 
         effect = detectable_effect(seeds, target=target, alpha=level, alternative=sides)
     elif seeds is None:
         seeds = seeds_needed(abs(effect), target=target, alpha=level, alternative=sides)
-    reached = target if seeds is None else power(seeds, abs(effect), alpha=level, alternative=sides)
+    reached = target if seeds is None else signflip_power(seeds, abs(effect), alpha=level, alternative=sides)
     return Plan(arm, effect, None if sd is None else effect * sd, seeds, reached)
 
 
