@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
 from normlab.cli.options import as_json, study_arguments, style
 
 if TYPE_CHECKING:
+    from normlab.study import Results
     from normlab.study.report.document import Document
     from normlab.study.report.table import Style
 
@@ -29,9 +30,16 @@ def report(
     from normlab.study import Study
 
     loaded = Study.load(study, overrides)
-    results = loaded.results(store)
-    page = results.write(out or loaded.store(store).path)
-    show(results.compare(), style=style, as_json=as_json)
+    publish(loaded.results(store), out or loaded.store(store).path, style=style, as_json=as_json)
+
+
+def publish(results: Results, directory: Path, *, style: Style, as_json: bool) -> NoReturn:
+    """Write and print the report of a study; the exit code says whether runs failed."""
+    from normlab.study.report.files import write_all
+
+    document = results.compare()
+    page = write_all(document, directory)
+    show(document, style=style, as_json=as_json)
     click.echo(f"\nReport: {page}", err=as_json)
     raise SystemExit(1 if results.failures else 0)
 

@@ -47,7 +47,7 @@ def run(
     Runs that are finished are not repeated; interrupt it, and the same command goes on where it was.
     Exit code: 0, or 1 when runs failed, 2 on bad input, 130 when interrupted.
     """
-    from normlab.cli.report import show
+    from normlab.cli.report import publish
     from normlab.study import Study
 
     loaded = Study.load(study, overrides)
@@ -63,10 +63,7 @@ def run(
     except KeyboardInterrupt:
         _say_what_is_saved(loaded, store)
         raise SystemExit(INTERRUPTED) from None
-    page = results.write(loaded.store(store).path)
-    show(results.compare(), style=style, as_json=as_json)
-    click.echo(f"\nReport: {page}", err=as_json)
-    raise SystemExit(1 if results.failures else 0)
+    publish(results, loaded.store(store).path, style=style, as_json=as_json)
 
 
 def _say_what_is_saved(study: Study, store: Path | None) -> None:
