@@ -13,6 +13,9 @@ from normlab.errors import NormlabError
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from normlab import functional as functional
+    from normlab.functional import backend as backend
+    from normlab.functional import use_backend as use_backend
     from normlab.layers import create as create
     from normlab.recipes import recipe as recipe
     from normlab.seeding import Streams as Streams
@@ -22,6 +25,8 @@ if TYPE_CHECKING:
     from normlab.study import Study as Study
 
 _HOME = {
+    "backend": "normlab.functional",
+    "use_backend": "normlab.functional",
     "create": "normlab.layers",
     "recipe": "normlab.recipes",
     "Streams": "normlab.seeding",
@@ -31,10 +36,25 @@ _HOME = {
     "Study": "normlab.study",
 }
 
-__all__ = ["Context", "Diverged", "NormlabError", "Results", "Streams", "Study", "__version__", "create", "recipe"]
+__all__ = [
+    "Context",
+    "Diverged",
+    "NormlabError",
+    "Results",
+    "Streams",
+    "Study",
+    "__version__",
+    "backend",
+    "create",
+    "functional",
+    "recipe",
+    "use_backend",
+]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "functional":
+        return importlib.import_module("normlab.functional")
     if name not in _HOME:
         raise AttributeError(f"module 'normlab' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOME[name]), name)

@@ -6,7 +6,7 @@ import ast
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar, get_type_hints
+from typing import Any, Generic, TypeVar, get_args, get_type_hints
 
 from normlab.errors import SpecError, UnknownName
 
@@ -103,22 +103,32 @@ class Registry(Generic[T]):
             SpecError: an argument that is unknown, missing, or of another type than the entry declares.
         """
         call = parse(spec, kind=self.kind)
-        parameters = {k: p for k, p in inspect.signature(self[call.name]).parameters.items() if k not in given}
+        hints = self.hints(call.name)
+        parameters = {k: p for k, p in _parameters(self[call.name]).items() if k not in given}
         for key in call.arguments:
-            if key not in parameters:
-                raise UnknownName(f"argument of {self.kind} {call.name!r}:", key, parameters)
+            if key not in hints or key in given:
+                raise UnknownName(f"argument of {self.kind} {call.name!r}:", key, set(hints) - set(given))
         missing = [k for k, p in parameters.items() if p.default is p.empty and k not in call.arguments]
         if missing:
             raise SpecError(f"{self.kind} {spec!r} lacks {', '.join(missing)}")
-        filled = {k: call.arguments.get(k, p.default) for k, p in sorted(parameters.items())}
-        return Call(call.name, {key: self._typed(call.name, key, value) for key, value in filled.items()})
+        filled = {**{k: p.default for k, p in parameters.items()}, **call.arguments}
+        return Call(call.name, {k: self._typed(call.name, k, v, hints[k]) for k, v in sorted(filled.items())})
 
-    def _typed(self, name: str, key: str, value: Any) -> Any:
-        """The value as the entry's annotation says, without guessing: "3" is no number."""
+    def hints(self, name: str) -> dict[str, Any]:
+        """The entry's parameters and their types, also those declared together as `**options: Unpack[...]`."""
+        entry = self[name]
+        declared = get_type_hints(entry.__init__ if isinstance(entry, type) else entry)
+        parameters = inspect.signature(entry).parameters.values()
+        found = {p.name: declared.get(p.name, Any) for p in parameters if p.kind is not p.VAR_KEYWORD}
+        for p in parameters:
+            if p.kind is p.VAR_KEYWORD:
+                found |= get_type_hints(get_args(declared[p.name])[0])
+        return found
+
+    def _typed(self, name: str, key: str, value: Any, hint: Any) -> Any:
+        """The value as its annotation says, without guessing: "3" is no number."""
         from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-        entry = self[name]
-        hint = get_type_hints(entry.__init__ if isinstance(entry, type) else entry).get(key, Any)
         try:
             types = TypeAdapter(hint, config=ConfigDict(arbitrary_types_allowed=True))
             return types.validate_python(value, strict=True)
@@ -130,3 +140,7 @@ class Registry(Generic[T]):
         """Call what `spec` names, with the arguments in `spec` and those `given`."""
         call = self.parse(spec, given=tuple(given))
         return self[call.name](**given, **call.arguments)
+
+
+def _parameters(entry: Callable[..., Any]) -> dict[str, inspect.Parameter]:
+    return {k: p for k, p in inspect.signature(entry).parameters.items() if p.kind is not p.VAR_KEYWORD}

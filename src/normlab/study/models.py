@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import functools
+import importlib
+import logging
+import sys
 from collections.abc import Sequence
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from normlab.errors import SpecError
+from normlab.errors import SpecError, Unavailable
 from normlab.registry import Registry
 
 MODELS: Registry[nn.Module] = Registry("model")
@@ -90,3 +96,35 @@ def resnet8(in_channels: int, num_classes: int, width: int = 16) -> ResNet:
     if width < 1:
         raise SpecError(f"model resnet8: width={width} should be at least 1")
     return ResNet(in_channels, num_classes, blocks=(1, 1, 1), width=width)
+
+
+@functools.cache
+def import_timm() -> Any:
+    """The package timm.
+
+    A torchvision of PyPI beside a CPU build of torch cannot load its compiled operators, and fails on import for want
+    of two schemas. timm needs only its Python half, so the schemas are declared when, and only when, that happens.
+
+    Raises:
+        Unavailable: timm is not installed, or torchvision cannot be imported for another reason.
+    """
+    try:
+        importlib.import_module("timm.layers")
+    except ImportError as error:
+        raise Unavailable(f"timm cannot be imported: {error}; pip install 'normlab[models]'") from None
+    except RuntimeError as error:
+        if "torchvision::" not in str(error):
+            raise Unavailable(f"timm cannot be imported: {error}") from None
+        _declare_torchvision_operators()
+        importlib.import_module("timm.layers")
+    return importlib.import_module("timm")
+
+
+def _declare_torchvision_operators() -> None:
+    logging.getLogger("normlab").warning(
+        "torchvision's compiled operators do not fit this torch; timm does without them"
+    )
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("timm", "torchvision")]:
+        del sys.modules[name]
+    for name in ("nms", "qnms"):
+        torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")

@@ -9,7 +9,6 @@ from normlab.study.data import DATASETS, load
 from normlab.study.plan import plan
 from normlab.study.spec import StudySpec, TrainSpec, validate
 from normlab.study.train import set_lr, train
-from tests import golden
 
 SMALL = {
     "name": "small",
@@ -79,19 +78,6 @@ def test_a_loss_that_is_not_finite_is_divergence_at_chance_level(tmp_path):
         train(job(lr=1e30), Streams(1), Context(tmp_path))
     assert caught.value.metrics["test_accuracy"] == 10
     assert caught.value.counted_as == "chance level, 10 %"
-
-
-@pytest.mark.parametrize("case", golden.cases("lr_schedule_*"), ids=lambda case: case.name)
-def test_the_cosine_is_the_authors(case):
-    ctor = case.meta["ctor"]
-    spec = TrainSpec(epochs=ctor["T"], batch_size=1, lr=ctor["lr"], eta_min=ctor["eta_min"])
-    weight, scale = torch.nn.Parameter(torch.zeros(1)), torch.nn.Parameter(torch.zeros(1))
-    groups = [{"params": [weight]}, {"params": [scale], "lr": ctor["lr"] / ctor["c"]}]
-    optimizer = torch.optim.SGD(groups, lr=ctor["lr"])
-    for epoch in range(spec.epochs):
-        set_lr(optimizer, spec, epoch)
-        found = [group["lr"] for group in optimizer.param_groups]
-        case.assert_close(found, [case.arrays["lr"][epoch], case.arrays["lr_gamma"][epoch]], f"epoch {epoch}")
 
 
 def test_a_constant_schedule_leaves_the_rate():

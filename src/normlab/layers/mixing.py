@@ -1,0 +1,37 @@
+"""What layers share that mix channels or positions, so that they are more than scale and shift."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from normlab.functional.backends import channels_last
+from normlab.functional.collective import gather_rows
+
+
+def laid_out_as(x: Tensor, y: Tensor) -> Tensor:
+    """y in the dtype and layout of x, whatever autocast and a kernel made of it."""
+    y = y.to(x.dtype)
+    if y.stride() == x.stride():
+        return y
+    return y.contiguous() if x.is_contiguous() else y.movedim(1, -1).contiguous().movedim(-1, 1)
+
+
+def mix_channels(matrix: Tensor, x: Tensor) -> Tensor:
+    """matrix [C, C] times the channels of x [N, C, *S], in the layout of x."""
+    if channels_last(x):
+        return torch.nn.functional.linear(x.movedim(1, -1), matrix).movedim(-1, 1)
+    return (matrix @ x.flatten(2)).reshape(x.shape)
+
+
+def channel_rows(x: Tensor) -> Tensor:
+    """x [N, C, *S] as [N·L, C], one row for each position."""
+    return x.movedim(1, -1).reshape(-1, x.shape[1])
+
+
+def total(sums: Tensor, group: dist.ProcessGroup | None) -> Tensor:
+    """A sum of any shape, over the processes of the group."""
+    if group is None:
+        return sums
+    return gather_rows(sums.reshape(1, -1), group).sum(0).reshape(sums.shape)

@@ -1,0 +1,1 @@
+"""Each normalizer straight from its paper, in NumPy float64: what the layers are held to."""
