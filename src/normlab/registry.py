@@ -139,6 +139,10 @@ class Registry(Generic[T]):
     def create(self, spec: str, **given: Any) -> T:
         """Call what `spec` names, with the arguments in `spec` and those `given`."""
         call = self.parse(spec, given=tuple(given))
+        hints = self.hints(call.name)
+        for key in given:
+            if key not in hints:
+                raise UnknownName(f"argument of {self.kind} {call.name!r}:", key, hints)
         return self[call.name](**given, **call.arguments)
 
 

@@ -53,7 +53,7 @@ def activated(options: Options, y: ndarray) -> ndarray:
 
 
 def sigmoid(t: ndarray) -> ndarray:
-    return 1 / (1 + np.exp(-t))
+    return (1 + np.tanh(t / 2)) / 2  # which does not overflow
 
 
 def share(options: Options, count: int) -> float:
@@ -64,7 +64,9 @@ def share(options: Options, count: int) -> float:
     return momentum if options.get("momentum_convention", "torch") == "torch" else 1 - momentum
 
 
-def track(options: Options, state: State, values: int, mean: ndarray | None = None, var: ndarray | None = None) -> State:
+def track(
+    options: Options, state: State, values: int, mean: ndarray | None = None, var: ndarray | None = None
+) -> State:
     """The state after a batch with this mean and biased variance [C] of `values` values."""
     after = {key: np.array(value) for key, value in state.items()}
     if "num_batches_tracked" not in state:

@@ -29,9 +29,10 @@ def forward(options: Options, state: State, x: ndarray, training: bool) -> tuple
     if options["standardize"]:
         z = affine({**options, "activation": None}, state, (x - mean) / np.sqrt(var + options.get("eps", 1e-5)))
     r = z.reshape(*z.shape[:2], -1).var(2, ddof=1)
-    p, s = whitener(options, z), np.sqrt(r.mean(keepdims=True)).ravel()
+    eps = options.get("eps", 1e-5)
+    p, s = whitener(options, z), np.sqrt(np.maximum(r.mean(keepdims=True).ravel(), eps))
     if not training and options.get("track_running_stats", True):
-        p, s = state["running_wm"], scale(options, state)
+        p, s = state["running_wm"], np.maximum(scale(options, state), np.sqrt(eps))
     elif training and "running_wm" in state:
         a = share(options, int(after["num_batches_tracked"]))
         after |= {key: (1 - a) * state[key] + a * new for key, new in (("running_wm", p), ("running_scale", s))}

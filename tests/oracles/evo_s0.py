@@ -1,4 +1,4 @@
-"""EvoNorm-S0 (Liu et al. 2020, table 2)."""
+"""EvoNorm-S0 (Liu et al. 2020)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sparse Switchable Normalization (Shao et al. 2019): Switchable Norm with SparsestMax weights that freeze at a vertex."""
+"""Sparse Switchable Norm (Shao et al. 2019): Switchable Norm with SparsestMax weights, which freeze at a vertex."""
 
 from __future__ import annotations
 
@@ -32,7 +32,11 @@ def forward(options: Options, state: State, x: ndarray, training: bool) -> tuple
     for name in ("mean", "var"):
         logits = state[f"{name}_logits"]
         frozen = state[f"{name}_fixed"] > 0
-        p = vertex(int(np.argmax(logits)), len(logits)) if frozen else sparsestmax(logits, state["radius"].item(), options)
+        p = (
+            vertex(int(np.argmax(logits)), len(logits))
+            if frozen
+            else sparsestmax(logits, state["radius"].item(), options)
+        )
         weights.append(p)
         if training and p.max() - p.min() > 1 - 1e-12:
             after |= {f"{name}_fixed": np.ones(1), f"{name}_logits": p}

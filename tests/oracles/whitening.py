@@ -1,4 +1,4 @@
-"""Stochastic Whitening BatchNorm (Zhang et al. 2021, algorithm 1)."""
+"""Stochastic Whitening BatchNorm (Zhang et al. 2021)."""
 
 from __future__ import annotations
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from normlab.functional import backends
 from normlab.functional.backends import Factors, Gate, eager
 from normlab.functional.moments import Moments, pool, pool_batch, pool_groups, standardize
-from normlab.functional.normalize import Activation, check_input, floor_of, grid, laid_out, normalize, reopen
+from normlab.functional.nodes import grid, laid_out, reopen
+from normlab.functional.normalize import Activation, check_input, floor_of, normalize
 
 BATCH = 0
 """In place of a number of groups: one set for each channel, across the batch."""

@@ -62,6 +62,8 @@ def sparsestmax(z: Tensor, radius: Tensor | float, *, centre: Centre = "edge") -
 def _push(w: Tensor, u: Tensor, r: Tensor, support: Tensor, tiny: float) -> tuple[Tensor, Tensor]:
     """w, moved away from u to distance r, and how far it was; from u itself towards the first entry of the support."""
     away = w - u
+    # it sums to 0 but for rounding, which near a tie is not small against it
+    away = away - support * (away.sum(-1, keepdim=True) / support.sum(-1, keepdim=True))
     distance = torch.linalg.vector_norm(away.detach(), dim=-1, keepdim=True)
     tie = distance <= tiny
     first = support * (support.cumsum(-1) == 1) - u

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from normlab import functional as F
 from normlab.errors import SpecError
 from normlab.functional import Moments
-from normlab.layers.base import NORMS, Norm
+from normlab.layers.base import NORMS, Norm, among
 from normlab.layers.batch import BatchNorm
 from normlab.layers.group import GroupNorm, check_divides
-from normlab.layers.running import BatchLayer, BatchOptions, among
+from normlab.layers.running import BatchLayer, BatchOptions
 
 Mode = Literal[0, 1, 2, 3, 4, 5, 6]
 Kind = Literal["batch", "group"]
@@ -66,6 +66,10 @@ class AttentiveNorm(BatchLayer, Norm):
         attention_groups: int = 1,
         **options: Unpack[BatchOptions],
     ) -> None:
+        if not (options.get("affine", True) and options.get("bias", True)):
+            raise SpecError("AttentiveNorm's affine maps are what it learns: leave affine and bias out")
+        if num_affine < 1:
+            raise SpecError(f"num_affine={num_affine} should be a number of affine maps, 1 or more")
         options["affine"] = False  # K of them instead
         options["track_running_stats"] = options.get("track_running_stats", True) and backbone == "batch"
         super().__init__(num_features, **options)
@@ -76,6 +80,7 @@ class AttentiveNorm(BatchLayer, Norm):
             raise SpecError(f"mode={mode} should be one of {', '.join(map(str, _END))}")
         if backbone == "group":
             check_divides(num_groups, num_features)
+        self.affine = True
         self.num_affine, self.mode, self.backbone, self.num_groups = num_affine, mode, backbone, num_groups
         self.attend, self.attention_norm, self.attention_groups = attend, attention_norm, attention_groups
         self.add_parameter("weights", (num_affine, num_features), partial(nn.init.normal_, mean=1.0, std=0.1))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, TypedDict
+from typing import Any, TypedDict, get_args, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from normlab import functional as F
 from normlab.errors import SpecError, UnknownName
 from normlab.functional import Moments
 from normlab.functional.backends import stats_dtype
-from normlab.functional.normalize import Activation
+from normlab.functional.normalize import Activation, check_input
 from normlab.registry import Registry, parse
 
 NORMS: Registry[nn.Module] = Registry("norm")
@@ -74,7 +75,7 @@ class Layer(nn.Module, ABC):
         scale: float = 1.0,
     ) -> None:
         super().__init__()
-        if num_features < 1:
+        if not isinstance(num_features, int) or num_features < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
             raise SpecError(f"num_features={num_features} should be a number of channels, 1 or more")
         if activation not in (None, "relu"):
             raise SpecError(f"activation={activation!r} should be 'relu' or None")
@@ -115,14 +116,24 @@ class Layer(nn.Module, ABC):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         before = dict(self._buffers)
         super()._apply(fn, recurse)  # pyright: ignore[reportUnknownMemberType]
-        for name, old in before.items():
-            new = self._buffers[name]
-            if old is not None and new is not None and new.dtype in (torch.float16, torch.bfloat16):
+        for name, new in self._buffers.items():
+            old = before[name]
+            if old is not None and new is not None and _is_half(new):
                 self._buffers[name] = old.to(new.device)  # as it was: rounding and back would lose digits
         return self
 
-    def check(self, x: Tensor) -> None:
-        """Refuse an input that is not [N, num_features, ...] with at most three more dimensions."""
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        for name, buffer in self._buffers.items():  # load_state_dict(assign=True) takes them as they are stored
+            if buffer is not None and _is_half(buffer):
+                self._buffers[name] = buffer.float()
+
+    def check(self, x: Tensor, residual: Tensor | None = None) -> None:
+        """Refuse an input that is not [N, num_features, ...] with at most three more dimensions, or one without values.
+
+        Args:
+            residual: of the shape and dtype of x, or it is refused too.
+        """
         c, name = self.num_features, type(self).__name__
         if not 2 <= x.dim() <= 5:
             raise SpecError(
@@ -134,25 +145,36 @@ class Layer(nn.Module, ABC):
                 f"{name}({c}) takes {c} channels in dimension 1; got {x.shape[1]}, input {list(x.shape)}. "
                 f"Use num_features={x.shape[1]}, or move the channels: x.movedim(-1, 1)."
             )
-        if x.numel() == 0:
-            raise SpecError(f"{name}({c}) got no values: input {list(x.shape)}. Skip empty batches before the layer.")
-        if not x.is_floating_point():
-            raise SpecError(f"{name} takes floating point numbers; got {x.dtype}. Convert first: x.float()")
+        check_input(x, residual)
 
     def extra_repr(self) -> str:
-        """The constructor's arguments that are not defaults, so that the repr evaluates to a layer like this."""
+        """The constructor's arguments that are not defaults, so that the repr evaluates to a layer like this one."""
+        accepted = _arguments(type(self))
         args, kwargs = self._call
-        signature = inspect.signature(type(self))
-        given = dict(signature.bind_partial(*args, **kwargs).arguments)
-        options = next((k for k, p in signature.parameters.items() if p.kind is p.VAR_KEYWORD), "")
-        given |= given.pop(options, {})
+        given = dict(zip(accepted, args, strict=False)) | kwargs
         parts = [str(self.num_features)]
-        for name, value in given.items():
-            now = self.__dict__.get(name, value)
-            parameter = signature.parameters.get(name)
-            if name not in ("num_features", "device", "dtype") and (parameter is None or now != parameter.default):
-                parts.append(f"{name}={now!r}")
+        for name, default in accepted.items():
+            # an attribute of the same name may have been changed since
+            value = self.__dict__.get(name, given.get(name, default))
+            if isinstance(value, Tensor):
+                value = value.tolist()
+            if name not in ("num_features", "device", "dtype") and value != default:
+                parts.append(f"{name}={value!r}")
         return ", ".join(parts)
+
+
+@functools.cache
+def _arguments(cls: type[Layer]) -> dict[str, Any]:
+    """The names that the constructor takes, in order, with their defaults, also those of `**options: Unpack[...]`."""
+    accepted: dict[str, Any] = {}
+    defaults = [p for base in cls.__mro__ for p in inspect.signature(base.__init__).parameters.values()]
+    for p in list(inspect.signature(cls.__init__).parameters.values())[1:]:
+        if p.kind is not p.VAR_KEYWORD:
+            accepted[p.name] = p.default
+            continue
+        options = get_args(get_type_hints(cls.__init__)[p.name])[0]
+        accepted |= {name: next(q.default for q in defaults if q.name == name) for name in get_type_hints(options)}
+    return accepted
 
 
 class Norm(Layer):
@@ -164,7 +186,7 @@ class Norm(Layer):
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Normalize x [N, C, *S]; with a residual, add it before the activation."""
-        self.check(x)
+        self.check(x, residual)
         return F.normalize(x, self.affine_map, activation=self.activation, residual=residual)
 
 
@@ -207,9 +229,19 @@ def _reset(module: nn.Module) -> None:
         _reset(child)
 
 
+def among(option: str, value: str, known: tuple[str, ...]) -> None:
+    """Refuse a value that is not among those known."""
+    if value not in known:
+        raise UnknownName(option, value, known)
+
+
 def _fill(value: Tensor, initial: Initial) -> None:
     with torch.no_grad():
         if callable(initial):
             initial(value)
         else:
             value.fill_(initial)
+
+
+def _is_half(value: Tensor) -> bool:
+    return value.dtype in (torch.float16, torch.bfloat16)

@@ -14,7 +14,8 @@ from normlab.functional import torch_kernels
 from normlab.functional.normalize import Activation, AffineMap
 from normlab.functional.pooled import BATCH, normalize_pooled
 from normlab.layers.base import NORMS
-from normlab.layers.running import BatchLayer, RunningOptions, in_backward
+from normlab.layers.circumstances import in_backward
+from normlab.layers.running import BatchLayer, RunningOptions
 
 Formulation = Literal["standard", "a1", "a2"]
 FORMULATIONS: tuple[Formulation, ...] = get_args(Formulation)
@@ -85,7 +86,7 @@ class BatchNorm(BatchLayer):
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Normalize x [N, C, *S]; in training mode also update the running moments."""
-        self.check(x)
+        self.check(x, residual)
         weight, bias = self._effective_affine()
         activation, batch = self.activation, self.takes_batch(x.shape, x.numel() // x.shape[1])
         if self.sync and batch:
@@ -93,7 +94,7 @@ class BatchNorm(BatchLayer):
             return F.normalize(x, synced, activation=activation, residual=residual)
         # one pass is one pass: with running moments torch's kernel is as fast at any size, and the same to the last bit
         alone = not batch and activation is None and residual is None
-        if torch_kernels.preferred(x, at_any_size=alone):
+        if self.eps > 0 and torch_kernels.preferred(x, at_any_size=alone):  # torch refuses an eps of 0
             y = (self._by_torch if batch else self._by_running)(x, weight, bias)
             return torch_kernels.finish(y, activation, residual)
         if not batch:

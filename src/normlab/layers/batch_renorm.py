@@ -11,7 +11,8 @@ from normlab import functional as F
 from normlab.errors import SpecError
 from normlab.functional import Moments
 from normlab.layers.base import NORMS, Norm
-from normlab.layers.running import BatchLayer, BatchOptions, in_backward
+from normlab.layers.circumstances import in_backward
+from normlab.layers.running import BatchLayer, BatchOptions
 
 
 @NORMS.register("batch_renorm")

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from normlab import functional as F
 from normlab.errors import SpecError
 from normlab.functional import torch_kernels
-from normlab.layers.base import NORMS, Initial
+from normlab.layers.base import NORMS, Initial, among
 from normlab.layers.mixing import laid_out_as
-from normlab.layers.running import BatchLayer, BatchOptions, among
+from normlab.layers.running import BatchLayer, BatchOptions
 
 Init = Literal["identity", "default", "kaiming"]
 
@@ -69,7 +69,7 @@ class BNET(BatchLayer):
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Normalize x [N, C, *S]; with a residual, add it before the activation."""
-        self.check(x)
+        self.check(x, residual)
         c, stars = self.num_features, "DHW"[-self.dims :]
         if x.dim() not in (2, 2 + self.dims):
             raise SpecError(

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from normlab.errors import SpecError
 from normlab.layers.base import CONVS
 from normlab.layers.batch import BatchNorm
+from normlab.layers.circumstances import in_backward
 from normlab.layers.convolution import (
     Convolution,
     Padding,
@@ -24,7 +25,6 @@ from normlab.layers.convolution import (
     laid_out_as,
     widen,
 )
-from normlab.layers.running import in_backward
 
 RAMP, FLOOR = 40_000, 0.01  # training steps until the newest V has its least weight, and that
 

@@ -9,11 +9,13 @@ from torch import Tensor, nn
 
 from normlab import functional as F
 from normlab.errors import SpecError
-from normlab.functional import Moments, torch_kernels
+from normlab.functional import Moments, backends, torch_kernels
 from normlab.functional.backends import eager, stats_dtype
-from normlab.functional.normalize import _full_precision  # pyright: ignore[reportPrivateUsage]
+from normlab.functional.normalize import (
+    full_precision,
+)
 from normlab.layers.base import NORMS
-from normlab.layers.mixing import laid_out_as, total
+from normlab.layers.mixing import laid_out_as, totals
 from normlab.layers.running import BatchLayer, BatchOptions
 
 
@@ -23,7 +25,7 @@ class ChannelEquilibrium(BatchLayer):
 
         y = λ P z + (1 - λ) a z                       λ = sigmoid(`blend`), initially 1/2
         P ≈ (Σ / tr Σ)^-½, by Newton's iteration      Σ = cov z + eps I, over the batch, in groups of channels
-        a = attention(r) / s                          r = unbiased variance of z over *S [N, C],  s = √mean r
+        a = attention(r) / s                          r = unbiased variance of z over *S [N, C],  s = √max(mean r, eps)
         attention(r) = sigmoid(`excite` relu(LN(`squeeze` r)))       LN: layer normalization, with
                                                                      `attention_weight` and `attention_bias`
 
@@ -31,7 +33,7 @@ class ChannelEquilibrium(BatchLayer):
     normalization; the authors' starts at 0, by which an untrained block divides.
 
     As in the authors' code P multiplies z itself, not z - mean z, and lacks the factor 1/√tr Σ of iterative
-    normalization.
+    normalization. Unlike there s is never below √eps, so that flat maps are not divided by 0.
 
     Args:
         num_features: C, the number of channels.
@@ -89,14 +91,15 @@ class ChannelEquilibrium(BatchLayer):
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Equalize x [N, C, *S]; with a residual, add it before the activation."""
-        self.check(x)
+        self.check(x, residual)
         if x.shape[2:].numel() < 2:
             c = self.num_features
             raise SpecError(
                 f"ChannelEquilibrium({c}) takes [N, {c}, L] to [N, {c}, D, H, W] with more than one position, since it "
                 f"uses the variance of each map; got {list(x.shape)}"
             )
-        with _full_precision(x):
+        backends.select(x)  # a backend that was asked for may not take x, though it would take a wider copy
+        with full_precision(x):
             z, moments = self._standardized(x.to(stats_dtype(x.dtype)))
             y = self._equalized(z, moments)
         return torch_kernels.finish(y.to(x.dtype), self.activation, residual)
@@ -111,7 +114,7 @@ class ChannelEquilibrium(BatchLayer):
 
         if self.standardize:
             return F.normalize(x, affine_map), found[0]
-        return x, F.pool_batch(_moments(x), self.group())
+        return x, F.pool_batch(_moments(x), self.group()) if self._by_batch(x) else self.running_moments()
 
     def _equalized(self, z: Tensor, moments: Moments) -> Tensor:
         """One product with (λ P + (1 - λ) diag a), a matrix for each example and group."""
@@ -122,7 +125,7 @@ class ChannelEquilibrium(BatchLayer):
             self.update(running_mean=moments.mean, running_var=self.to_store(moments), running_wm=p, running_scale=s)
         else:
             assert self.running_wm is not None
-            p, s = self.running_wm, self.running("running_scale")
+            p, s = self.running_wm, self.running("running_scale").clamp(min=self.eps**0.5)
         share = self.blend.to(z.dtype).sigmoid()
         a = (self._attention(r) / s).reshape(-1, *p.shape[:2])
         matrices = share * p + (1 - share) * a.diag_embed()
@@ -137,9 +140,9 @@ class ChannelEquilibrium(BatchLayer):
         group = self.group()
         center = F.pool_batch(m, group).mean
         rows = (z - eager.wide(center, z)).movedim(1, -1).reshape(-1, self.groups, self.num_features // self.groups)
-        count = total(rows.new_full((), rows.shape[0]), group)
         eye = torch.eye(rows.shape[2], dtype=z.dtype, device=z.device)
-        sigma = total(torch.einsum("lgc,lgd->gcd", rows, rows), group) / count + self.eps * eye
+        products, count = totals(group, torch.einsum("lgc,lgd->gcd", rows, rows), rows.new_full((), rows.shape[0]))
+        sigma = products / count + self.eps * eye
         sigma = sigma / sigma.diagonal(dim1=1, dim2=2).sum(1)[:, None, None]
         p = eye.expand_as(sigma)
         for _ in range(self.iterations):
@@ -147,10 +150,10 @@ class ChannelEquilibrium(BatchLayer):
         return p
 
     def _mean_deviation(self, r: Tensor) -> Tensor:
-        """√mean r, [1]; 1 where all maps are constant, and there is nothing to scale."""
-        group = self.group()
-        mean = total(r.sum()[None], group) / total(r.new_full((1,), r.numel()), group)
-        return torch.where(mean > 0, torch.where(mean > 0, mean, 1).sqrt(), 1)
+        """√mean r, [1]; no less than √eps, where all maps are flat."""
+        summed, count = totals(self.group(), r.sum()[None], r.new_full((1,), r.numel()))
+        mean = summed / count
+        return mean.clamp(min=self.eps).sqrt()
 
     def _attention(self, r: Tensor) -> Tensor:
         """[N, C] → [N, C], 0 to 1."""

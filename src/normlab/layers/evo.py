@@ -1,8 +1,5 @@
 """What the EvoNorms share: a last step that is more than scale and shift, in one pass forward and one backward."""
 
-# The machinery of `normalize`, with another last step.
-# pyright: reportPrivateUsage=false
-
 from __future__ import annotations
 
 from collections.abc import Callable
@@ -15,14 +12,8 @@ from normlab import functional as F
 from normlab.errors import SpecError
 from normlab.functional import Moments, backends
 from normlab.functional.backends import eager
-from normlab.functional.normalize import (
-    InstanceMoments,
-    _full_precision,
-    _Link,
-    _rows,
-    check_input,
-    laid_out,
-)
+from normlab.functional.nodes import InstanceMoments, Link, laid_out
+from normlab.functional.normalize import check_input, check_vector, full_precision
 from normlab.layers.base import Layer
 
 Formula = Callable[..., Tensor]
@@ -53,15 +44,15 @@ def transform(x: Tensor, formula: Formula, algebra: Callable[[Moments], tuple[Te
     check_input(x)
     backend, choice = backends.select(x)
     backends.note(choice)
-    link = _Link()
+    link = Link()
     moments = InstanceMoments(x, backend, link)
-    with _full_precision(x):
+    with full_precision(x):
         vectors = algebra(moments)
     if backend.__name__.endswith("numba"):
         _, token = moments.taken()
         stacked = torch.stack([v.expand(x.shape[:2]) for v in vectors])
         return _Last.apply(x if token is None else x.detach(), token, stacked, formula, link)
-    wide = (eager.wide(_rows(v), x) for v in vectors)
+    wide = (eager.wide(check_vector(v, "vector", x), x) for v in vectors)
     return formula(x.to(backends.stats_dtype(x.dtype)), *wide).to(x.dtype)
 
 
@@ -88,7 +79,7 @@ class _Last(torch.autograd.Function):
     """x, stacked vectors → y. With a token, x's gradient is left to the node that took the moments."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, token: Tensor | None, vectors: Tensor, formula: Formula, link: _Link) -> Tensor:
+    def forward(ctx: Any, x: Tensor, token: Tensor | None, vectors: Tensor, formula: Formula, link: Link) -> Tensor:
         ctx.save_for_backward(x, vectors)
         ctx.deferred, ctx.formula, ctx.link = token is not None, formula, link
         y = torch.empty_like(x)
@@ -123,12 +114,12 @@ def _run(name: str, whole: list[Tensor], vectors: Tensor, out: Tensor, sums: Ten
     from normlab.functional.backends import numba as cpu
     from normlab.layers import evo_loops
 
-    rows = cpu._is_rows(out)
-    big = cpu._rows if rows else cpu._columns
+    rows = cpu.is_rows(out)
+    big = cpu.as_rows if rows else cpu.as_columns
     arguments = [*map(big, whole), _array(vectors, rows), big(out)]
     if sums is not None:
-        arguments += [_array(sums, rows), *([] if rows else [cpu._blocks(out)])]
-    cpu._run(getattr(evo_loops, f"{name}_{'rows' if rows else 'columns'}"), out, *arguments)
+        arguments += [_array(sums, rows), *([] if rows else [cpu.channel_blocks(out)])]
+    cpu.run(getattr(evo_loops, f"{name}_{'rows' if rows else 'columns'}"), out, *arguments)
 
 
 def _array(vectors: Tensor, rows: bool) -> Any:

@@ -33,7 +33,7 @@ class EvoNormB0(BatchLayer):
     Raises:
         SpecError: on a call, one value per channel where batch moments are needed; maps of one position with ddof=1.
 
-    Source: Liu et al., NeurIPS 2020, arXiv:2004.02967, table 2.
+    Source: Liu et al., NeurIPS 2020, arXiv:2004.02967.
     """
 
     TRACKED = ("running_var",)
@@ -51,7 +51,7 @@ class EvoNormB0(BatchLayer):
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Transform x [N, C, *S]; with a residual, add it to the result."""
-        self.check(x)
+        self.check(x, residual)
         y = affine_only(self, x) if self.v is None else transform(x, ratio, self._vectors)
         return torch_kernels.finish(y, self.activation, residual)
 

@@ -33,7 +33,7 @@ class EvoNormS0(Layer):
     Raises:
         SpecError: groups that do not divide the channels; on a call, groups of one value, which have no variance.
 
-    Source: Liu et al., NeurIPS 2020, arXiv:2004.02967, table 2.
+    Source: Liu et al., NeurIPS 2020, arXiv:2004.02967.
     """
 
     v: nn.Parameter | None
@@ -55,7 +55,7 @@ class EvoNormS0(Layer):
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Transform x [N, C, *S]; with a residual, add it to the result."""
-        self.check(x)
+        self.check(x, residual)
         y = affine_only(self, x) if self.v is None else transform(x, swish, self._vectors)
         return torch_kernels.finish(y, self.activation, residual)
 

@@ -9,8 +9,7 @@ from torch import Tensor, nn
 
 from normlab import functional as F
 from normlab.functional import Moments
-from normlab.layers.base import NORMS, Layer
-from normlab.layers.running import among
+from normlab.layers.base import NORMS, Layer, among
 
 LearnEps = Literal["no", "channel", "layer"]
 
@@ -56,7 +55,7 @@ class FilterResponseNorm(Layer):
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Normalize x [N, C, *S]; with a residual, add it before the threshold."""
-        self.check(x)
+        self.check(x, residual)
         return F.normalize(x, self._affine_map, floor=self.threshold, residual=residual)
 
     def _affine_map(self, m: Moments) -> tuple[Tensor, Tensor]:

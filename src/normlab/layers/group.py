@@ -12,7 +12,7 @@ from normlab.errors import SpecError
 from normlab.functional import torch_kernels
 from normlab.functional.normalize import Activation
 from normlab.functional.pooled import normalize_pooled
-from normlab.layers.base import NORMS, Layer
+from normlab.layers.base import NORMS, Layer, among
 
 OneValue = Literal["error", "bias"]
 
@@ -55,11 +55,14 @@ class GroupNorm(Layer):
             num_features, eps=eps, affine=affine, bias=bias, activation=activation, device=device, dtype=dtype
         )
         check_divides(num_groups, num_features)
+        among("one_value", one_value, ("error", "bias"))
+        if ddof not in (0, 1):
+            raise SpecError(f"ddof={ddof} should be 0, for the biased variance, or 1, for the unbiased one")
         self.num_groups, self.ddof, self.one_value = num_groups, ddof, one_value
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Normalize x [N, C, *S]; with a residual, add it before the activation."""
-        self.check(x)
+        self.check(x, residual)
         if self.ddof == 0:
             return by_groups(self, x, self.num_groups, self.one_value, residual)
         check_groups(x, self.num_groups, self.one_value, self.ddof)

@@ -10,9 +10,8 @@ from torch import Tensor, nn
 from normlab import functional as F
 from normlab.errors import SpecError
 from normlab.functional import Moments
-from normlab.layers.base import NORMS, Norm, Options
+from normlab.layers.base import NORMS, Norm, Options, among
 from normlab.layers.group import check_divides
-from normlab.layers.running import among
 
 Backbone = Literal["group", "instance", "layer"]
 
@@ -55,14 +54,16 @@ class ILMNorm(Norm):
         among("backbone", backbone, ("group", "instance", "layer"))
         if key_group_size < 1 or num_features % key_group_size:
             raise SpecError(f"key_group_size={key_group_size} does not divide num_features={num_features}")
+        if reduction < 1 or (embedding is not None and embedding < 1):
+            raise SpecError(f"reduction={reduction}, embedding={embedding} should be 1 or more")
         self.backbone, self.key_group_size, self.reduction = backbone, key_group_size, reduction
         self.groups = {"group": num_groups, "instance": num_features, "layer": 1}[backbone]
         check_divides(self.groups, num_features)
         keys = num_features // key_group_size
-        self.embedding = embedding or keys // reduction or 2
-        self.encoder = nn.Linear(keys, self.embedding, bias=False, **self._factory)
-        self.decode_weight = nn.Linear(self.embedding, keys, bias=False, **self._factory)
-        self.decode_bias = nn.Linear(self.embedding, keys, bias=False, **self._factory)
+        code = embedding or keys // reduction or 2
+        self.encoder = nn.Linear(keys, code, bias=False, **self._factory)
+        self.decode_weight = nn.Linear(code, keys, bias=False, **self._factory)
+        self.decode_bias = nn.Linear(code, keys, bias=False, **self._factory)
 
     def affine_map(self, m: Moments) -> tuple[Tensor, Tensor]:
         """(γ + g) / σ, and β + b - μ (γ + g) / σ."""

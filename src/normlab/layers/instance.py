@@ -10,7 +10,7 @@ from torch import Tensor
 from normlab import functional as F
 from normlab.functional import Moments
 from normlab.functional.normalize import Activation
-from normlab.layers.base import NORMS
+from normlab.layers.base import NORMS, among
 from normlab.layers.group import OneValue, by_groups, check_groups
 from normlab.layers.running import AveragingOptions, BatchLayer
 
@@ -61,11 +61,12 @@ class InstanceNorm(BatchLayer):
             dtype=dtype,
             **running,
         )
+        among("one_value", one_value, ("error", "bias"))
         self.one_value: OneValue = one_value
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Normalize x [N, C, *S]; with a residual, add it before the activation."""
-        self.check(x)
+        self.check(x, residual)
         if not self.track_running_stats:
             return by_groups(self, x, self.num_features, self.one_value, residual)
         if self.training:

@@ -9,7 +9,7 @@ from normlab.errors import SpecError
 from normlab.functional import torch_kernels
 from normlab.functional.normalize import Activation
 from normlab.functional.pooled import normalize_pooled
-from normlab.layers.base import NORMS, Layer
+from normlab.layers.base import NORMS, Layer, among
 from normlab.layers.group import OneValue, by_groups, check_groups
 
 
@@ -52,6 +52,7 @@ class LayerNorm(Layer):
         super().__init__(
             num_features, eps=eps, affine=per_channel, bias=bias, activation=activation, device=device, dtype=dtype
         )
+        among("one_value", one_value, ("error", "bias"))
         self.affine, self.spatial, self.one_value = affine, spatial, one_value
         if affine and spatial is not None:
             self.add_parameter("weight", (num_features, *spatial), 1.0)
@@ -59,12 +60,12 @@ class LayerNorm(Layer):
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Normalize x [N, C, *S]; with a residual, add it before the activation."""
-        self.check(x)
+        self.check(x, residual)
         if self.spatial is None:
             return by_groups(self, x, 1, self.one_value, residual)
         if x.shape[2:] != self.spatial:
-            taken = ["N", self.num_features, *self.spatial]
-            raise SpecError(f"LayerNorm(spatial={self.spatial}) takes {taken}; got {list(x.shape)}")
+            taken = ", ".join(map(str, ("N", self.num_features, *self.spatial)))
+            raise SpecError(f"LayerNorm(spatial={self.spatial}) takes [{taken}]; got {list(x.shape)}")
         check_groups(x, 1, self.one_value)
         y, _ = normalize_pooled(x, 1, None, None, self.eps)
         if self.weight is not None:

@@ -59,12 +59,13 @@ class LpBatchNorm(BatchLayer):
         super().__init__(num_features, **options)
         if p not in (1, 2, math.inf, "inf"):
             raise SpecError(f"p={p!r} should be 1, 2 or 'inf'")
-        self.p: float | Literal["inf"] = "inf" if p == math.inf else p
+        # no float: torch.compile takes those of a module for inputs, and compiles again when it branches on one
+        self.p: int | Literal["inf"] = "inf" if isinstance(p, str) or p == math.inf else int(p)
         self.centred = centred
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Normalize x [N, C, *S]; with a residual, add it before the activation."""
-        self.check(x)
+        self.check(x, residual)
         return F.normalize(x, lambda m: self._affine_map(x, m), activation=self.activation, residual=residual)
 
     def _affine_map(self, x: Tensor, m: Moments) -> tuple[Tensor, Tensor]:
@@ -87,7 +88,7 @@ class LpBatchNorm(BatchLayer):
     def _root_mean_square(self, pooled: Moments) -> Tensor:
         square = pooled.var if self.centred else torch.addcmul(pooled.var, pooled.mean, pooled.mean)
         # the root's slope at 0 is infinite, and a constant channel should not make NaN of it
-        return torch.where(square > 0, torch.where(square > 0, square, 1).sqrt(), 0)
+        return torch.where(square == 0, 0, torch.where(square == 0, 1, square).sqrt())
 
     def _norm(self, x: Tensor, count: int | Tensor, mean: Tensor) -> Tensor:
         """Mean or maximum of |z|: one more pass over x."""

@@ -11,9 +11,8 @@ from torch import Tensor
 from normlab import functional as F
 from normlab.errors import SpecError
 from normlab.functional import Moments
-from normlab.layers.base import NORMS, MixNorm, Options
+from normlab.layers.base import NORMS, MixNorm, Options, among
 from normlab.layers.group import OneValue
-from normlab.layers.running import among
 
 Sets = Literal["identity", "ones"] | list[list[int]] | Tensor
 
@@ -54,6 +53,7 @@ class MetaNorm(MixNorm):
         **options: Unpack[Options],
     ) -> None:
         super().__init__(num_features, **options)
+        among("one_value", one_value, ("error", "bias"))
         self.one_value: OneValue = one_value
         self._sets = {"U": U if isinstance(U, str) else "matrix", "V": V if isinstance(V, str) else "matrix"}
         self._fewest = 1
@@ -94,7 +94,7 @@ class MetaNorm(MixNorm):
 
 def _matrix(name: str, given: list[list[int]] | Tensor, dim: int) -> Tensor:
     try:
-        matrix = torch.as_tensor(given, dtype=torch.float32)
+        matrix = torch.as_tensor(given, dtype=torch.float32, device="cpu")
     except (ValueError, TypeError) as error:
         raise SpecError(f"{name} should be 'identity', 'ones' or a square matrix of 0 and 1: {error}") from None
     if matrix.dim() != 2 or matrix.shape[0] != matrix.shape[1]:

@@ -30,8 +30,10 @@ def channel_rows(x: Tensor) -> Tensor:
     return x.movedim(1, -1).reshape(-1, x.shape[1])
 
 
-def total(sums: Tensor, group: dist.ProcessGroup | None) -> Tensor:
-    """A sum of any shape, over the processes of the group."""
+def totals(group: dist.ProcessGroup | None, *sums: Tensor) -> list[Tensor]:
+    """Sums of any shape, over the processes of the group; one collective for all of them."""
     if group is None:
-        return sums
-    return gather_rows(sums.reshape(1, -1), group).sum(0).reshape(sums.shape)
+        return list(sums)
+    joined = gather_rows(torch.cat([part.reshape(1, -1) for part in sums], 1), group).sum(0)
+    parts = joined.split([part.numel() for part in sums])
+    return [whole.reshape(part.shape) for whole, part in zip(parts, sums, strict=True)]

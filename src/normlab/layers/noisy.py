@@ -12,8 +12,8 @@ from normlab import functional as F
 from normlab.errors import SpecError
 from normlab.functional import torch_kernels
 from normlab.functional.backends import stats_dtype
-from normlab.layers.base import NORMS
-from normlab.layers.running import BatchLayer, BatchOptions, among
+from normlab.layers.base import NORMS, among
+from normlab.layers.running import BatchLayer, BatchOptions
 
 
 @NORMS.register("noisy")
@@ -65,7 +65,7 @@ class NoisyBatchNorm(BatchLayer):
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Normalize x [N, C, *S]; with a residual, add it before the activation."""
-        self.check(x)
+        self.check(x, residual)
         y = F.normalize(x, lambda m: F.standardize(self.batch_moments(m), self.weight, self.bias, self.eps))
         if self.training:
             scale, shift = self.noise(x)

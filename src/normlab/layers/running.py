@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal, TypedDict, get_args
+from typing import Any, ClassVar, Literal, TypedDict, get_args
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from normlab import functional as F
-from normlab.errors import SpecError, UnknownName
+from normlab.errors import SpecError
 from normlab.functional import Moments
 from normlab.functional.normalize import Activation
-from normlab.layers.base import Layer, Options
+from normlab.layers.base import Layer, Options, among
+from normlab.layers.circumstances import check_writable, in_backward
 
 Convention = Literal["torch", "keep"]
 StoredVar = Literal["unbiased", "biased"]
@@ -67,6 +68,8 @@ class BatchLayer(Layer):
 
     TRACKED: ClassVar[tuple[str, ...]] = ("running_mean", "running_var")
 
+    _version = 2  # of the state dict, as torch's: from 2 on there is a counter
+
     running_mean: Tensor | None
     running_var: Tensor | None
     num_batches_tracked: Tensor | None
@@ -105,6 +108,8 @@ class BatchLayer(Layer):
         among("momentum_convention", momentum_convention, get_args(Convention))
         among("running_var", running_var, get_args(StoredVar))
         among("batch1", batch1, get_args(Batch1))
+        if running_init[1] < 0:
+            raise SpecError(f"running_init={running_init} should be a mean and a variance, which is not negative")
         if batch1 == "running" and not track_running_stats:
             raise SpecError("batch1='running' needs running statistics: track_running_stats=True")
         self.momentum, self.momentum_convention = momentum, momentum_convention
@@ -117,6 +122,14 @@ class BatchLayer(Layer):
         count = torch.tensor(0, device=device) if track_running_stats else None
         self.register_buffer("num_batches_tracked", count)
         self._start("num_batches_tracked", 0)
+
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any], *rest: Any
+    ):
+        key, version = f"{prefix}num_batches_tracked", local_metadata.get("version")
+        if self.num_batches_tracked is not None and (version is None or version < 2) and key not in state_dict:
+            state_dict[key] = torch.tensor(0)
+        super()._load_from_state_dict(state_dict, prefix, local_metadata, *rest)
 
     def reset_running_stats(self) -> None:
         """Put the running statistics back to what a new layer has: no batches seen."""
@@ -215,37 +228,3 @@ class BatchLayer(Layer):
             raise SpecError("sync=True pools over processes: call torch.distributed.init_process_group first")
         group = self.process_group or dist.group.WORLD
         return None if dist.get_world_size(group) == 1 else group
-
-
-def in_backward() -> bool:
-    """Is this a forward pass inside a backward pass, as activation checkpointing runs it a second time?"""
-    if torch.compiler.is_compiling():
-        return False
-    return torch._C._current_graph_task_id() != -1  # pyright: ignore
-
-
-def check_writable(buffer: Tensor, *newest: Tensor) -> None:
-    """Refuse to write values to state that torch.func has not been given, before torch fails halfway.
-
-    Raises:
-        SpecError: says what would do.
-    """
-    if torch.compiler.is_compiling():
-        return
-    func = torch._C._functorch  # pyright: ignore
-    top = func.peek_interpreter_stack()
-    if top is None or func.is_functorch_wrapped_tensor(buffer):
-        return
-    # vmap lets values be written that are the same for all of its batch
-    if top.key() != func.TransformType.Vmap or any(func.is_functorch_wrapped_tensor(value) for value in newest):
-        raise SpecError(
-            "torch.func transforms a training forward that updates running statistics, and these are not among its "
-            "arguments. Pass them too, stacked for vmap: functional_call(layer, (parameters, buffers), x); or use eval "
-            "mode, or track_running_stats=False."
-        )
-
-
-def among(option: str, value: str, known: tuple[str, ...]) -> None:
-    """Refuse a value that is not among those known."""
-    if value not in known:
-        raise UnknownName(option, value, known)

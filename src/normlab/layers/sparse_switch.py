@@ -11,8 +11,9 @@ from normlab import functional as F
 from normlab.errors import SpecError
 from normlab.functional import Moments
 from normlab.functional.sparsest import Centre, sparsestmax
-from normlab.layers.base import NORMS
-from normlab.layers.running import BatchOptions, among, check_writable, in_backward
+from normlab.layers.base import NORMS, among
+from normlab.layers.circumstances import check_writable, in_backward
+from normlab.layers.running import BatchOptions
 from normlab.layers.switch import Parts, Variance
 
 

@@ -10,8 +10,9 @@ from torch import nn
 from normlab import functional as F
 from normlab.errors import SpecError
 from normlab.functional import Moments
-from normlab.layers.base import NORMS, MixNorm
-from normlab.layers.running import BatchLayer, BatchOptions, among, in_backward
+from normlab.layers.base import NORMS, MixNorm, among
+from normlab.layers.circumstances import in_backward
+from normlab.layers.running import BatchLayer, BatchOptions
 
 Variance = Literal["exact", "official"]
 

@@ -8,15 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from normlab import functional as F
-from normlab.functional import torch_kernels
+from normlab.functional import backends, torch_kernels
 from normlab.functional.backends import eager, stats_dtype
 from normlab.functional.normalize import (
     Activation,
-    _full_precision,  # pyright: ignore[reportPrivateUsage]
+    full_precision,
 )
-from normlab.layers.base import NORMS
-from normlab.layers.mixing import channel_rows, mix_channels, total
-from normlab.layers.running import BatchLayer, RunningOptions, among, in_backward
+from normlab.layers.base import NORMS, among
+from normlab.layers.circumstances import check_writable, in_backward
+from normlab.layers.mixing import channel_rows, mix_channels, totals
+from normlab.layers.running import BatchLayer, RunningOptions
 
 Criterion = Literal["kl", "fro"]
 
@@ -41,7 +42,7 @@ class StochasticWhiteningBatchNorm(BatchLayer):
     Raises:
         SpecError: on a call in training, one value per channel.
 
-    Source: Zhang et al., CVPR 2021, arXiv:2106.04413, algorithm 1; no official code is public.
+    Source: Zhang et al., CVPR 2021, arXiv:2106.04413; no official code is public.
     """
 
     whitening: Tensor
@@ -80,8 +81,9 @@ class StochasticWhiteningBatchNorm(BatchLayer):
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Normalize and whiten x [N, C, *S]; with a residual, add it before the activation."""
-        self.check(x)
-        with _full_precision(x):
+        self.check(x, residual)
+        backends.select(x)  # a backend that was asked for may not take x, though it would take a wider copy
+        with full_precision(x):
             wide = x.to(stats_dtype(x.dtype))
             xhat = F.normalize(wide, lambda m: F.standardize(self.batch_moments(m), None, None, self.eps))
             matrix = self._updated(xhat)
@@ -109,11 +111,11 @@ class StochasticWhiteningBatchNorm(BatchLayer):
         new = (new + new.T) / 2
         if self.guard_nonfinite:
             new = torch.where(new.isfinite().all(), new, w)
+        check_writable(self.whitening, new)
         self.whitening.copy_(new)
         return new
 
     def _correlation(self, rows: Tensor) -> Tensor:
         """S of the batch, of all processes with `sync`."""
-        group = self.group()
-        count = total(rows.new_full((), rows.shape[0]), group)
-        return total(rows.T @ rows, group) / count
+        products, count = totals(self.group(), rows.T @ rows, rows.new_full((), rows.shape[0]))
+        return products / count

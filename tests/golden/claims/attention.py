@@ -32,7 +32,8 @@ def _attentive(case: Case, **options: Any) -> Claim:
         mode=case.told("attention_mode", HSIGMOID) if case.cls.startswith("Mixture") else HSIGMOID,
         attend="mean" if gap else "rsd",
         attention_norm="batch" if by_batch else "group",
-        affine=False,
+        affine=True,
+        bias=True,
         **options,
     )
     return claimed(case, layer, names_of(case))

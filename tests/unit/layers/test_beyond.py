@@ -43,7 +43,7 @@ DIFFERENTIATED = [
     "evo_b0(ddof=1, bias=False)",
     "evo_s0(num_groups=2)",
     "bnet(dims=1)",
-    "bnet(affine=False)",
+    "bnet(dims=1, affine=False)",
     "lp",
     "lp(centred=True)",
     "lp(p=1)",
@@ -112,8 +112,7 @@ def test_narrow_types_are_near_and_stay(name, spec, dtype):
 def test_first_and_second_derivatives(spec):
     layer = build(spec)
     names, values = zip(*layer.named_parameters(), strict=True) if list(layer.parameters()) else ((), ())
-    shape = (3, 4, 3) if "dims=1" in spec else (3, 4, 2, 2)
-    x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(2, 4, 3, dtype=torch.float64, requires_grad=True)
 
     def call(x, *parameters):
         return torch.func.functional_call(layer, dict(zip(names, parameters, strict=True)), x)
@@ -155,7 +154,7 @@ def test_the_loops_are_differentiable_twice(spec):
         return layer(x)
 
     with F.use_backend("numba"):
-        assert torch.autograd.gradcheck(call, (x, *values))
+        assert torch.autograd.gradcheck(call, (x, *values), fast_mode=True)
         assert torch.autograd.gradgradcheck(call, (x, *values), fast_mode=True)
         assert torch.autograd.gradgradcheck(call, (x.detach(), *values), fast_mode=True)
 

@@ -68,7 +68,8 @@ _state = _State()
 def use_backend(name: str) -> Generator[None]:
     """Run the passes on `name` inside the block: "eager", "numba" or "triton".
 
-    What that backend cannot do is an error inside the block, never another backend. For the current thread only.
+    What that backend cannot do is an error inside the block, never another backend. For the current thread only. What
+    has no such passes, a matrix product or a convolution inside a layer, is torch's in any case.
 
     Raises:
         UnknownName: no such backend.

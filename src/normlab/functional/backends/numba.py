@@ -39,13 +39,14 @@ def _start_threads() -> None:
     variable once, when numba loads its own copy of it.
     """
     config.THREADING_LAYER = "omp"  # pyright: ignore[reportAttributeAccessIssue]
-    told = os.environ.get("OMP_WAIT_POLICY")
+    told, threads = os.environ.get("OMP_WAIT_POLICY"), torch.get_num_threads()
     os.environ["OMP_WAIT_POLICY"] = told or "passive"
     try:
         numba.set_num_threads(1)
     except ValueError as error:
         raise Unavailable(f"numba finds no OpenMP library (on Debian: apt install libgomp1): {error}") from None
     finally:
+        torch.set_num_threads(threads)  # starting sets OpenMP's number of threads, and torch's with it
         if told is None:
             del os.environ["OMP_WAIT_POLICY"]
 
@@ -68,10 +69,10 @@ def refuses(x: Tensor) -> str | None:
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance over *S: [N, C, *S] → [N, C], [N, C]."""
     mean, var = x.new_empty(x.shape[:2]), x.new_empty(x.shape[:2])
-    if _is_rows(x):
-        _run(loops.moments_rows, x, _rows(x), _flat(mean), _flat(var))
+    if is_rows(x):
+        run(loops.moments_rows, x, as_rows(x), _flat(mean), _flat(var))
     else:
-        _run(loops.moments_columns, x, _columns(x), mean.numpy(), var.numpy(), _blocks(x))
+        run(loops.moments_columns, x, as_columns(x), mean.numpy(), var.numpy(), channel_blocks(x))
     return mean, var
 
 
@@ -79,13 +80,21 @@ def scale_shift(x: Tensor, scale: Tensor, shift: Tensor, floor: Tensor | None, r
     """max(scale·x + shift + residual, floor), laid out as x."""
     y = torch.empty_like(x)
     floor = _no_floor(scale) if floor is None else floor
-    other = x if residual is None else residual
+    other, added = (x, False) if residual is None else (residual, True)
     vectors = scale, shift, floor
-    if _is_rows(x):
-        _run(loops.scale_shift_rows, x, _rows(x), *map(_flat, vectors), _rows(other), residual is not None, _rows(y))
+    if is_rows(x):
+        run(
+            loops.scale_shift_rows,
+            x,
+            as_rows(x),
+            *map(_flat, vectors),
+            as_rows(other),
+            added,
+            as_rows(y),
+        )
     else:
         arrays = (v.detach().numpy() for v in vectors)
-        _run(loops.scale_shift_columns, x, _columns(x), *arrays, _columns(other), residual is not None, _columns(y))
+        run(loops.scale_shift_columns, x, as_columns(x), *arrays, as_columns(other), added, as_columns(y))
     return y
 
 
@@ -93,11 +102,11 @@ def grad_sums(g: Tensor, x: Tensor, center: Tensor, gate: Gate | None) -> tuple[
     """Σ g′, Σ g′·(x - center) and Σ (g - g′), each [N, C]."""
     sums = tuple(x.new_empty(x.shape[:2]) for _ in range(3))
     vectors = (center, *(gate or (center, center, _no_floor(center))))
-    if _is_rows(x):
-        _run(loops.grad_sums_rows, x, _rows(g), _rows(x), *map(_flat, vectors), *map(_flat, sums))
+    if is_rows(x):
+        run(loops.grad_sums_rows, x, as_rows(g), as_rows(x), *map(_flat, vectors), *map(_flat, sums))
     else:
         arrays = (v.detach().numpy() for v in (*vectors, *sums))
-        _run(loops.grad_sums_columns, x, _columns(g), _columns(x), *arrays, _blocks(x))
+        run(loops.grad_sums_columns, x, as_columns(g), as_columns(x), *arrays, channel_blocks(x))
     return sums[0], sums[1], sums[2] if gate else None
 
 
@@ -105,15 +114,16 @@ def grad_input(g: Tensor, x: Tensor, factors: Factors, gate: Gate | None) -> Ten
     """scale·g′ + slope·(x - center) + offset, laid out as x."""
     dx = torch.empty_like(x)
     vectors = (*factors, *(gate[1:] if gate else (factors.scale, _no_floor(factors.scale))))
-    if _is_rows(x):
-        _run(loops.grad_input_rows, x, _rows(g), _rows(x), *map(_flat, vectors), _rows(dx))
+    if is_rows(x):
+        run(loops.grad_input_rows, x, as_rows(g), as_rows(x), *map(_flat, vectors), as_rows(dx))
     else:
         arrays = (v.detach().numpy() for v in vectors)
-        _run(loops.grad_input_columns, x, _columns(g), _columns(x), *arrays, _columns(dx))
+        run(loops.grad_input_columns, x, as_columns(g), as_columns(x), *arrays, as_columns(dx))
     return dx
 
 
-def _run(kernel: Callable[..., None], x: Tensor, *arguments: Any) -> None:
+def run(kernel: Callable[..., None], x: Tensor, *arguments: Any) -> None:
+    """Call a loop that reads x, on torch's number of threads; tell if it had to be compiled first."""
     most: int = config.NUMBA_NUM_THREADS  # pyright: ignore[reportAttributeAccessIssue]
     numba.set_num_threads(min(torch.get_num_threads(), most))
     key = kernel.__name__, x.dtype
@@ -131,16 +141,18 @@ def _no_floor(like: Tensor) -> Tensor:
     return torch.full_like(like, -torch.inf)
 
 
-def _is_rows(x: Tensor) -> bool:
+def is_rows(x: Tensor) -> bool:
     """Is each (n, c) a row of its own? Otherwise the channels are the columns."""
     return x.is_contiguous() or not channels_last(x)
 
 
-def _rows(x: Tensor) -> Any:
+def as_rows(x: Tensor) -> Any:
+    """The memory of x as [N·C, L]."""
     return x.detach().reshape(x.shape[0] * x.shape[1], -1).numpy()
 
 
-def _columns(x: Tensor) -> Any:
+def as_columns(x: Tensor) -> Any:
+    """The memory of x as [N, L, C]."""
     return x.detach().movedim(1, -1).reshape(x.shape[0], -1, x.shape[1]).numpy()
 
 
@@ -148,7 +160,7 @@ def _flat(vector: Tensor) -> Any:
     return vector.detach().reshape(-1).numpy()
 
 
-def _blocks(x: Tensor) -> int:
+def channel_blocks(x: Tensor) -> int:
     """Into how many blocks of channels a batch of few examples is cut, so that every thread has work."""
     wanted = -(-torch.get_num_threads() // x.shape[0])
     return max(1, min(wanted, x.shape[1] // 16))
