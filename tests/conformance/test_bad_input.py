@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import re
+import sys
 
 import pytest
 import torch
 
 from normlab import functional as F
-from normlab.errors import SpecError, Unavailable, UnknownName
+from normlab.errors import SpecError, Unavailable
+from normlab.functional import backends
 from normlab.layers import NORMS, create
 from tests.conformance.registry import BATCH, DEFAULTS, assert_same, copied, on
 
@@ -156,25 +157,21 @@ def tracking(name):
     return {"track_running_stats": True} if "track_running_stats" in NORMS.hints(name) else {}
 
 
-def test_unknown_backend_names_the_known():
-    with pytest.raises(UnknownName, match=r"unknown backend 'cuda'\. Known: eager, numba"), F.use_backend("cuda"):
+@pytest.mark.parametrize("name", ["numba", "triton"])
+def test_a_backend_without_its_package_says_what_to_install(name, monkeypatch):
+    monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.delitem(sys.modules, f"normlab.functional.backends.{name}", raising=False)
+    monkeypatch.delattr(backends, name, raising=False)
+    with pytest.raises(Unavailable, match=f"needs the package {name}.*pip install {name}"), F.use_backend(name):
         pass
-
-
-@pytest.mark.skipif("TRITON_INTERPRET" in os.environ, reason="there triton takes tensors on the CPU")
-@pytest.mark.parametrize("example", DEFAULTS, ids=str)
-def test_triton_without_a_gpu_is_an_error_and_nothing_else_runs(example):
-    assert_unavailable(example, "triton", torch.float32, "backend 'triton'")
+    assert backends.forced() is None
 
 
 @pytest.mark.parametrize("example", DEFAULTS, ids=str)
 def test_a_dtype_that_a_backend_does_not_take_is_an_error_and_nothing_else_runs(example):
-    assert_unavailable(example, "numba", torch.bfloat16, "numba takes float32 and float64; x is torch.bfloat16")
-
-
-def assert_unavailable(example, backend, dtype, message):
-    layer = example.layer(dtype)
-    x, before = example.fitting(layer, dtype), copied(layer)
-    with pytest.raises(Unavailable, match=message), F.use_backend(backend):
+    layer = example.layer(torch.bfloat16)
+    x, before = example.fitting(layer, torch.bfloat16), copied(layer)
+    message = "numba takes float32 and float64; x is torch.bfloat16"
+    with pytest.raises(Unavailable, match=message), F.use_backend("numba"):
         layer(x)
     assert_same(copied(layer), before)

@@ -21,7 +21,7 @@ STEEP = 320
 EMPTY = [(0, 3, 5), (0, 7), (0,), (BATCH, 0, 5), (BATCH, 0)]
 
 
-@pytest.mark.parametrize(("dtype", "value", "whole"), FLAT)
+@pytest.mark.parametrize(("dtype", "value", "whole"), FLAT, ids=str)
 @pytest.mark.parametrize("example", EXAMPLES, ids=str)
 def test_flat_maps_are_the_papers_and_have_finite_gradients(example, dtype, value, whole):
     layer, x = example.layer(dtype), torch.randn(BATCH, example.channels, 3, 5)

@@ -84,7 +84,19 @@ def test_ghost_batches_are_counted_one_after_another():
         assert torch.allclose(whole.get_buffer(name), buffer, rtol=0, atol=1e-12), name
 
 
-@pytest.mark.parametrize("spec", ["batch(guard_nonfinite=True)", "batch(guard_nonfinite=True, momentum=None)"])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "batch(guard_nonfinite=True)",
+        "batch(guard_nonfinite=True, momentum=None)",
+        "batch(guard_nonfinite=True, momentum=0.9, momentum_convention='keep', debias=True)",
+        "ghost(guard_nonfinite=True, ghost_size=2)",
+        "ghost(guard_nonfinite=True, ghost_size=2, momentum=None)",
+        "switch(guard_nonfinite=True, moving_average=False)",
+        "switch(guard_nonfinite=True, using_in=False)",
+        "instance(guard_nonfinite=True, track_running_stats=True)",
+    ],
+)
 def test_a_batch_that_is_not_finite_is_as_none(spec):
     layer, other = (create(spec, num_features=2, dtype=torch.float64) for _ in range(2))
     for value in (0.0, float("nan"), 1.0, float("-inf")):

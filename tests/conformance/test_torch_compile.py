@@ -38,7 +38,7 @@ def train(layer, inputs, backend: str, **options) -> None:
 
 @pytest.mark.parametrize("norm", NORMS, ids=str)
 def test_training_compiles_to_one_graph(norm):
-    train(norm.layer(), [norm.input(4), norm.input(6)], "aot_eager", dynamic=True)
+    train(norm.layer(), [norm.input(), norm.input()], "aot_eager")
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
@@ -47,7 +47,7 @@ def test_another_batch_size_compiles_once_more(norm, training):
     layer = norm.layer()
     layer(norm.input())
     fast, again, counter = compiled(layer.train(training), "eager")
-    for n in (4, 6, 7):
+    for n in (4, 6):
         x = norm.input(n)
         torch.manual_seed(n)
         expected = layer(x)
@@ -65,7 +65,7 @@ def test_a_cumulative_average_compiles(norm):
 def test_inductor_generates_the_same_numbers():
     names = "batch", "batch_renorm", "group", "switch"
     layer = nn.Sequential(*(REGISTERED[name](32) for name in names))
-    train(layer, [torch.randn(4, 32, 5, 7)], "inductor")
+    train(layer, [torch.randn(4, 32, 5, 7), torch.randn(6, 32, 5, 7)], "inductor", dynamic=True)
 
 
 def test_nothing_is_recorded_inside_a_compiled_graph():

@@ -23,11 +23,23 @@ class Link:
     multiply it by.
     """
 
-    __slots__ = ("gate", "scale", "source")
+    __slots__ = ("_left", "source")
 
     source: Callable[[], Any]  # weak: the first node's context, which holds this link
-    scale: Tensor
-    gate: Gate | None
+    _left: tuple[Tensor, Gate | None]
+
+    def leave(self, scale: Tensor, gate: Gate | None) -> None:
+        """What the first node is to multiply g by, and where."""
+        if not torch.is_grad_enabled():
+            # what leads back to the first node would make a cycle of it and this link, and memory that is never freed
+            scale, gate = scale.detach(), None if gate is None else Gate(*(part.detach() for part in gate))
+        self._left = scale, gate
+
+    def take(self) -> tuple[Tensor, Gate | None]:
+        """What was left, once."""
+        left = self._left
+        del self._left
+        return left
 
 
 class TakeMoments(torch.autograd.Function):
@@ -52,7 +64,7 @@ class TakeMoments(torch.autograd.Function):
         zeros = torch.zeros_like(mean)
         slope = zeros if d_var is None else d_var * (2 / count)
         offset = zeros if d_mean is None else d_mean / count
-        scale, gate = (zeros, None) if g is None else (ctx.link.scale, ctx.link.gate)
+        scale, gate = (zeros, None) if g is None else ctx.link.take()
         backend = eager if torch.is_grad_enabled() else ctx.backend
         factors = Factors(scale, slope, mean, offset)
         return backend.grad_input(x if g is None else laid_out(g, x), x, factors, gate), None, None
@@ -100,7 +112,8 @@ class ScaleShift(torch.autograd.Function):
             d_floor = (raw - g).sum(tuple(range(2, x.dim())), dtype=scale.dtype)
         d_x = d_token = None
         if ctx.deferred:
-            d_token, ctx.link.scale, ctx.link.gate = g, scale, gate
+            d_token = g
+            ctx.link.leave(scale, gate)
         elif ctx.needs_input_grad[0]:
             zeros = torch.zeros_like(scale)
             d_x = backend.grad_input(g, x, Factors(scale, zeros, zeros, zeros), gate)

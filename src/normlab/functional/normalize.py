@@ -86,8 +86,9 @@ def check_vector(vector: Tensor, name: str, x: Tensor) -> Tensor:
         raise SpecError(f"{name} should be a tensor of floating point numbers, [{n}, {c}]; got {got}")
     if vector.dim() < 2:
         vector = vector.expand(1, *vector.shape) if vector.dim() else vector.expand(1, 1)
-    # == and not `in`, which torch.compile takes for False where sizes are symbols
-    if vector.dim() != 2 or not all(have == 1 or have == want for have, want in zip(vector.shape, (n, c), strict=True)):
+    rows, columns = vector.shape if vector.dim() == 2 else (0, 0)
+    # not `in (1, n)`, which torch.compile takes for False where n is a symbol
+    if not ((rows == 1 or rows == n) and (columns == 1 or columns == c)):  # noqa: PLR1714
         raise SpecError(f"{name} should be [{n}, {c}] or broadcast to it, [{c}] say; got {list(vector.shape)}")
     return vector
 

@@ -147,6 +147,10 @@ class Layer(nn.Module, ABC):
             )
         check_input(x, residual)
 
+    def __repr__(self) -> str:
+        """One line, which evaluates; the parts follow from the arguments."""
+        return f"{type(self).__name__}({self.extra_repr()})"
+
     def extra_repr(self) -> str:
         """The constructor's arguments that are not defaults, so that the repr evaluates to a layer like this one."""
         accepted = _arguments(type(self))

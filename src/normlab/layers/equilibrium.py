@@ -163,10 +163,6 @@ class ChannelEquilibrium(BatchLayer):
         inner = nn.functional.layer_norm(inner, inner.shape[1:], weight, bias)
         return linear(inner.relu(), self.excite.weight.to(dtype)).sigmoid()
 
-    def __repr__(self) -> str:
-        """One line, which evaluates; the parts follow from the arguments."""
-        return f"{type(self).__name__}({self.extra_repr()})"
-
 
 def _moments(x: Tensor) -> Moments:
     """Instance moments of x, [N, C]."""

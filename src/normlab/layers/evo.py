@@ -97,7 +97,7 @@ class _Last(torch.autograd.Function):
             _run(f"{ctx.formula.__name__}_back", [laid_out(grads[0], x), x], vectors, e, d_vectors)
         if not ctx.deferred:
             return e, None, d_vectors, None, None
-        ctx.link.scale, ctx.link.gate = torch.ones_like(vectors[0]), None
+        ctx.link.leave(torch.ones_like(vectors[0]), None)
         return None, e, d_vectors, None, None
 
 

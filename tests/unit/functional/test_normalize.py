@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from normlab import functional as F
-from normlab.errors import SpecError, Unavailable, UnknownName
+from normlab.errors import SpecError, UnknownName
 from normlab.functional import backends
 from tests.conformance.registry import on
 from tests.conftest import TOLERANCE
@@ -150,29 +150,3 @@ def test_moments_that_nobody_asks_for_are_not_computed(monkeypatch):
 def test_what_cannot_be_normalized(x, given, error, message):
     with pytest.raises(error, match=message):
         F.normalize(x, lambda m: (m.var, m.mean), **given)
-
-
-def test_backend_tells_what_ran_and_why():
-    def run(x):
-        F.normalize(x, lambda m: (m.var, m.mean))
-        return str(F.backend())
-
-    assert run(torch.ones(2, 3, 4)).startswith("eager: 24 values are too few")
-    assert run(torch.ones(8, 8, 16, 16)).startswith("numba: torch.float32 on cpu, 16384 values")
-    assert run(torch.ones(8, 8, 16, 16).bfloat16()).startswith("eager: numba takes float32 and float64")
-    assert run(torch.ones(8, 8, 16, 32)[..., ::2]).startswith("eager: x is neither contiguous nor channels_last")
-    assert run(torch.ones(1 << 14, 2)).startswith("eager: [N, C] has no positions")
-    with F.use_backend("numba"):
-        assert run(torch.ones(2, 3, 4)) == "numba: use_backend asks for it"
-        with F.use_backend("eager"):
-            assert run(torch.ones(2, 3, 4)) == "eager: use_backend asks for it"
-        assert run(torch.ones(2, 3, 4)).startswith("numba")
-        with pytest.raises(Unavailable, match=r"'numba' was asked for and cannot run: numba takes float32 and float64"):
-            run(torch.ones(2, 3, 4).half())
-    assert run(torch.ones(2, 3, 4)).startswith("eager: 24 values")
-
-
-def test_a_backend_asked_for_is_let_go_after_an_error():
-    with pytest.raises(ZeroDivisionError), F.use_backend("numba"):
-        raise ZeroDivisionError
-    assert backends.forced() is None
