@@ -14,6 +14,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from normlab import functional as functional
+    from normlab import layers as layers
     from normlab.functional import backend as backend
     from normlab.functional import use_backend as use_backend
     from normlab.layers import create as create
@@ -47,14 +48,15 @@ __all__ = [
     "backend",
     "create",
     "functional",
+    "layers",
     "recipe",
     "use_backend",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name == "functional":
-        return importlib.import_module("normlab.functional")
+    if name in ("functional", "layers"):
+        return importlib.import_module(f"normlab.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'normlab' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOME[name]), name)

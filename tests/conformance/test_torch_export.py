@@ -9,11 +9,7 @@ from torch.export import Dim
 
 from tests.conformance.torch_cases import LAYERS
 
-CANNOT: dict[str, str] = {}
-"""Layers that ONNX cannot say, and why; the tests hold this table to be true."""
-
 STRICT = [case for case in LAYERS if str(case) in ("batch", "conv_norm", "switch")]
-PACKAGES = "onnx", "onnxscript", "onnxruntime"
 
 
 def settled(case):
@@ -67,20 +63,12 @@ def run_onnx(cases, n: int):
 @pytest.fixture(scope="module")
 def outputs():
     """All at once: a call of torch.onnx.export costs half a second whatever it exports."""
-    for package in PACKAGES:
+    for package in ("onnx", "onnxscript", "onnxruntime"):
         pytest.importorskip(package, reason=f"export to ONNX needs the package {package}")
-    return run_onnx([case for case in LAYERS if str(case) not in CANNOT], 7)
+    return run_onnx(LAYERS, 7)
 
 
-@pytest.mark.parametrize("name", [str(case) for case in LAYERS if str(case) not in CANNOT])
+@pytest.mark.parametrize("name", [str(case) for case in LAYERS])
 def test_onnxruntime_computes_the_same(outputs, name):
     expected, found = outputs[name]
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=2e-5)
-
-
-@pytest.mark.parametrize("name", CANNOT)
-def test_what_onnx_cannot_say_is_still_so(name):
-    for package in PACKAGES:
-        pytest.importorskip(package, reason=f"export to ONNX needs the package {package}")
-    with pytest.raises(torch.onnx.errors.OnnxExporterError):
-        run_onnx([case for case in LAYERS if str(case) == name], 7)

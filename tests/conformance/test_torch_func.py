@@ -10,10 +10,13 @@ from torch.func import functional_call, grad, jacrev, jvp, vmap
 
 from normlab import functional as F
 from normlab.errors import SpecError
-from tests.conformance.torch_cases import NORMS, TRACKING, assert_all_close, buffers, gradients, parameters
+from tests.conformance.registry import on
+from tests.conformance.torch_cases import BACKENDS, NORMS, TRACKING, assert_all_close, buffers, gradients, parameters
 from tests.conftest import TOLERANCE
 
 CLOSE = TOLERANCE[torch.float32]
+KEEPS_STATE = ("attentive", "batch_renorm", "sparse_switch", "whitening")
+"""What these write to in training without running statistics of their own, vmap needs stacked."""
 WRITES_PARAMETERS = ("sparse_switch",)
 """In training its logits are overwritten when they are one-hot; vmap can do that only where they are stacked."""
 
@@ -57,6 +60,15 @@ def test_vmap_over_parameters_alone(norm):
     y = vmap(lambda values: functional_call(layers[0], values, (x,)))(stacked(*map(parameters, layers)))
     expected = [functional_call(layers[0], parameters(layer), (x,)) for layer in layers]
     torch.testing.assert_close(y, torch.stack(expected), rtol=CLOSE, atol=CLOSE)
+
+
+@pytest.mark.parametrize("norm", [norm for norm in TRACKING if str(norm) not in KEEPS_STATE], ids=str)
+def test_vmap_over_a_training_forward_without_running_statistics(norm):
+    layer, x = norm.layer(track_running_stats=False), torch.stack([norm.input(), norm.input()])
+    y = vmap(lambda x: functional_call(layer, parameters(layer), (x,)), randomness="different")(x)
+    assert y.shape == x.shape
+    if str(norm) != "noisy":
+        torch.testing.assert_close(y, torch.stack([layer(x[0]), layer(x[1])]), rtol=CLOSE, atol=CLOSE)
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
@@ -118,10 +130,10 @@ def test_an_update_that_torch_func_cannot_make_names_the_way_out(norm):
     assert_all_close(buffers(layer), before, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("size", ["small", "large"])
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("norm", NORMS, ids=str)
-def test_second_derivatives_are_those_of_eager(norm, size):
-    like, x = norm.layer(dtype=torch.float64), getattr(norm, size)().double().requires_grad_()
+def test_second_derivatives_are_those_of_eager(norm, backend):
+    like, x = norm.layer(dtype=torch.float64), norm.input().double().requires_grad_()
     along = torch.randn_like(x)
 
     def second_derivatives():
@@ -132,7 +144,8 @@ def test_second_derivatives_are_those_of_eager(norm, size):
         (d_x,) = torch.autograd.grad((along * y + y**3).sum(), x, create_graph=True)
         return torch.autograd.grad(d_x.square().sum(), inputs, allow_unused=True)
 
-    found = second_derivatives()
+    with on(backend):
+        found = second_derivatives()
     with F.use_backend("eager"):
         expected = second_derivatives()
     largest = max(value.abs().max().item() for value in expected if value is not None)

@@ -10,9 +10,10 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from normlab.layers import NORMS as REGISTERED
-from tests.conformance.torch_cases import LAYERS, assert_all_close, buffers, by_backward, gradients
+from tests.conformance.registry import on
+from tests.conformance.torch_cases import BACKENDS, LAYERS, assert_all_close, buffers, by_backward, gradients
 
-SHAPES = [(8, 32, 16, 16), (32, 32, 16, 16)]  # for torch's kernels where we use them, and for ours
+SHAPE = 8, 32, 16, 16
 ACTIVATIONS = {"bnet": 2, "equilibrium": 3, "noisy": 2, "whitening": 2}
 """Tensors of the size of x that are kept, where it is not x alone: each step after scale and shift needs its input."""
 
@@ -32,21 +33,24 @@ def kept(layer, x) -> list[int]:
     return list(pieces.values())
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", ["batch", "group", "instance", "layer"])
-def test_pooled_norms_keep_no_more_than_torchs_batch_norm(name, shape):
-    x = torch.randn(shape, requires_grad=True)
+def test_pooled_norms_keep_no_more_than_torchs_batch_norm(name, backend):
+    x = torch.randn(SHAPE, requires_grad=True)
     for activation in (None, "relu"):
         theirs = nn.Sequential(nn.BatchNorm2d(32), nn.ReLU() if activation else nn.Identity())
         layer = REGISTERED[name](32, activation=activation)
-        assert sum(kept(layer, x)) <= 1.01 * sum(kept(theirs, x))
+        with on(backend):
+            ours = sum(kept(layer, x))
+        assert ours <= 1.01 * sum(kept(theirs, x))
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("name", REGISTERED)
-def test_only_x_is_kept_of_its_size(name, shape):
-    x = torch.randn(shape, requires_grad=True)
-    sizes, activation = kept(REGISTERED[name](32), x), x.numel() * x.element_size()
+def test_only_x_is_kept_of_its_size(name, backend):
+    x = torch.randn(SHAPE, requires_grad=True)
+    with on(backend):
+        sizes, activation = kept(REGISTERED[name](32), x), x.numel() * x.element_size()
     large = [size for size in sizes if size >= activation]
     assert len(large) == ACTIVATIONS.get(name, 1)
     assert sum(large) == activation * len(large)
@@ -64,9 +68,11 @@ def test_checkpointing_counts_each_batch_once(case, reentrant):
         return checkpoint(layer, x, use_reentrant=reentrant)
 
     checkpointed.named_parameters = layer.named_parameters
-    for x in (case.input(), case.input(), case.large()):
-        y, expected = gradients(plain, x)
-        again, found = by_backward(checkpointed, x)
+    for backend in (None, None, "numba"):
+        x = case.input()
+        with on(backend):
+            y, expected = gradients(plain, x)
+            again, found = by_backward(checkpointed, x)
         torch.testing.assert_close(again, y, rtol=0, atol=0)
         assert_all_close(found, expected, rtol=0, atol=0)
         assert_all_close(buffers(layer), buffers(plain), rtol=0, atol=0)

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from normlab.layers import NORMS as REGISTERED
-from tests.conformance.registry import DEFAULTS, EXAMPLES, assert_same, copied
-from tests.conformance.torch_cases import NORMS, TRACKING, assert_all_close, gradients
+from tests.conformance.registry import DEFAULTS, EXAMPLES, assert_same, copied, on
+from tests.conformance.torch_cases import BACKENDS, NORMS, TRACKING, assert_all_close, gradients
 
 COPIES = {
     "deepcopy": copy.deepcopy,
@@ -19,7 +19,7 @@ COPIES = {
     "torch.save": lambda layer: through_a_file(layer, weights_only=False),
 }
 
-CONTIGUOUS_WHERE_SMALL = {"equilibrium": "a product with z as [N, groups, C / groups, L], whose gradient is contiguous"}
+CONTIGUOUS_ON_EAGER = {"equilibrium": "a product with z as [N, groups, C / groups, L], whose gradient is contiguous"}
 
 
 def through_a_file(what, *, weights_only: bool):
@@ -107,19 +107,20 @@ def test_no_name_that_others_rename(example):
     assert "beta" not in names, "transformers renames it on loading"
 
 
-@pytest.mark.parametrize(("dims", "size"), [(2, "small"), (3, "small"), (2, "large")])
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("dims", [2, 3])
 @pytest.mark.parametrize("norm", NORMS, ids=str)
-def test_channels_last_is_kept_by_the_input_gradient(norm, dims, size):
+def test_channels_last_is_kept_by_the_input_gradient(norm, dims, backend):
     layer = norm.example.layer(**{"dims": dims} if str(norm) == "bnet" else {})
     plain = copy.deepcopy(layer)
-    x = getattr(norm, size)()
-    x = x.unflatten(2, (-1, 1)) if dims == 3 else x
+    x = norm.input() if dims == 2 else norm.input(4, 3, 2, 5)
     last = x.to(memory_format=torch.channels_last if dims == 2 else torch.channels_last_3d)
-    up = torch.randn_like(x if size == "large" else last)  # our own passes keep it whatever the gradient of y has
-    y, expected = gradients(plain, x, up=up)
-    again, found = gradients(layer, last, up=up)
+    up = torch.randn_like(x if backend == "numba" else last)  # our passes keep it whatever the gradient of y has
+    with on(backend):
+        y, expected = gradients(plain, x, up=up)
+        again, found = gradients(layer, last, up=up)
     assert again.stride() == last.stride()
-    if size == "large" or str(norm) not in CONTIGUOUS_WHERE_SMALL:
+    if backend == "numba" or str(norm) not in CONTIGUOUS_ON_EAGER:
         assert found["x"].stride() == last.stride()
     torch.testing.assert_close(again, y, rtol=1e-4, atol=2e-5, check_stride=False)
     largest = max(1.0, *(float(g.abs().max()) for g in expected.values()))

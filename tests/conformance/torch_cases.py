@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normlab.functional.torch_kernels import FEW
 from normlab.layers import CONVS
 from tests.conformance.registry import DEFAULTS, Example
 from tests.unit.layers import convolutions
@@ -40,14 +39,6 @@ class Norm:
     def input(self, batch: int = 4, *size: int) -> Tensor:
         return torch.randn(batch, self.channels, *(size or (5, 7)))
 
-    def small(self) -> Tensor:
-        """Too few values for numba."""
-        return self.input(4)
-
-    def large(self) -> Tensor:
-        """Enough for numba, with every layer."""
-        return self.input(-(-FEW // (self.channels * 52 * 53)), 52, 53)
-
 
 @dataclass(frozen=True)
 class Conv:
@@ -64,14 +55,13 @@ class Conv:
     def input(self, batch: int = 4) -> Tensor:
         return torch.randn(batch, 4, 7, 6)
 
-    def large(self) -> Tensor:
-        return torch.randn(2, 4, 32, 32)
-
 
 NORMS = [Norm(example) for example in DEFAULTS]
 LAYERS = [*NORMS, *(Conv(name) for name in CONVS)]
 TRACKING = [norm for norm in NORMS if norm.layer().state_dict().get("num_batches_tracked") is not None]
 """Those with running statistics by default."""
+BACKENDS = [None, "numba"]
+"""What is chosen for inputs of this size, torch's kernels or eager; and our own passes."""
 
 
 def buffers(layer: nn.Module) -> dict[str, Tensor]:

@@ -79,8 +79,8 @@ class Layer(nn.Module, ABC):
             raise SpecError(f"num_features={num_features} should be a number of channels, 1 or more")
         if activation not in (None, "relu"):
             raise SpecError(f"activation={activation!r} should be 'relu' or None")
-        if eps < 0:
-            raise SpecError(f"eps={eps} should not be negative")
+        if not eps >= 0:  # NaN neither
+            raise SpecError(f"eps={eps} should be a number, 0 or more")
         self.num_features, self.eps, self.affine, self.activation = num_features, eps, affine, activation
         self._initial: dict[str, Initial] = {}
         self._factory: dict[str, Any] = {"device": device, "dtype": dtype}

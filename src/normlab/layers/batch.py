@@ -92,9 +92,8 @@ class BatchNorm(BatchLayer):
         if self.sync and batch:
             synced = self._affine_map(weight, bias)
             return F.normalize(x, synced, activation=activation, residual=residual)
-        # one pass is one pass: with running moments torch's kernel is as fast at any size, and the same to the last bit
-        alone = not batch and activation is None and residual is None
-        if self.eps > 0 and torch_kernels.preferred(x, at_any_size=alone):  # torch refuses an eps of 0
+        fused = activation is not None or residual is not None
+        if self.eps > 0 and torch_kernels.preferred(x, "batch" if batch else "running", fused=fused):  # torch refuses 0
             y = (self._by_torch if batch else self._by_running)(x, weight, bias)
             return torch_kernels.finish(y, activation, residual)
         if not batch:

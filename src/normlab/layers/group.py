@@ -78,7 +78,8 @@ class GroupNorm(Layer):
 def by_groups(layer: Layer, x: Tensor, groups: int, one_value: OneValue, residual: Tensor | None) -> Tensor:
     """The layer's weight and bias on x, normalized by the moments of `groups` groups of channels."""
     check_groups(x, groups, one_value)
-    if torch_kernels.preferred(x):
+    fused = layer.activation is not None or residual is not None
+    if torch_kernels.preferred(x, "instance" if groups == layer.num_features else "group", fused=fused):
         y = torch_kernels.group_norm(x, groups, layer.weight, layer.bias, layer.eps)
         return torch_kernels.finish(y, layer.activation, residual)
     weight, bias, activation = layer.weight, layer.bias, layer.activation

@@ -30,7 +30,8 @@ class ILMNorm(Norm):
         backbone: x̂ by "group", "instance" or "layer" moments.
         num_groups: of the "group" backbone.
         key_group_size: channels in a key group, which divides C.
-        embedding: size of the code; None for key groups // reduction, and 2 where that would be 0.
+        embedding: size of the code; None for key groups // reduction, and 2 where there are fewer key
+            groups than `reduction`, or, but for the "group" backbone, as many.
         options: see `Options`.
 
     Raises:
@@ -60,7 +61,8 @@ class ILMNorm(Norm):
         self.groups = {"group": num_groups, "instance": num_features, "layer": 1}[backbone]
         check_divides(self.groups, num_features)
         keys = num_features // key_group_size
-        code = embedding or keys // reduction or 2
+        enough = keys >= reduction if backbone == "group" else keys > reduction
+        code = embedding or (keys // reduction if enough else 2)
         self.encoder = nn.Linear(keys, code, bias=False, **self._factory)
         self.decode_weight = nn.Linear(code, keys, bias=False, **self._factory)
         self.decode_bias = nn.Linear(code, keys, bias=False, **self._factory)
