@@ -6,14 +6,14 @@ BIN := .venv/bin
 STUDY ?= studies/digits.toml
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo install fmt check test test-all clean
+.PHONY: demo install fmt check test test-all bench clean
 
 demo: .venv/base.stamp  ## the main job: 60 runs on real digits, about five minutes on two cores, and at once when repeated
 	$(BIN)/normlab run $(STUDY)
 
 install: .venv/dev.stamp  ## everything a developer needs
 
-test: .venv/dev.stamp  ## under five minutes on two cores
+test: .venv/dev.stamp  ## under ten minutes on two cores
 	$(BIN)/python -m pytest -m "not slow and not gpu"
 
 test-all: .venv/dev.stamp  ## the slow ones too
@@ -23,6 +23,10 @@ check: .venv/dev.stamp  ## ruff, and pyright strict on src
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+bench: .venv/dev.stamp  ## every layer, in copies; three minutes
+	$(INSTALL) --editable ".[models]"
+	$(BIN)/python -m benchmarks.bench_layers
 
 fmt: .venv/dev.stamp
 	$(BIN)/ruff check --fix .
