@@ -111,8 +111,8 @@ def _composed_gradients(g: Tensor, x: Tensor, vectors: Tensor, formula: Formula)
 
 def _run(name: str, whole: list[Tensor], vectors: Tensor, out: Tensor, sums: Tensor | None = None) -> None:
     """Call the loop of this name for the layout that `whole` and `out` have."""
+    from normlab.functional.backends import evo_loops
     from normlab.functional.backends import numba as cpu
-    from normlab.layers import evo_loops
 
     rows = cpu.is_rows(out)
     big = cpu.as_rows if rows else cpu.as_columns
