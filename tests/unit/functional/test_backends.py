@@ -12,7 +12,9 @@ import normlab
 from normlab import functional as F
 from normlab.errors import Unavailable, UnknownName
 from normlab.functional import backends
+from normlab.functional.backends import eager
 from normlab.layers import SwitchNorm
+from tests.conftest import TOLERANCE
 
 LARGE = (8, 16, 64, 64)
 
@@ -86,3 +88,18 @@ def test_a_forked_child_leaves_openmp_alone():
     if child == 0:
         os._exit(0 if "forked" in ran((2, 16, 32, 32)) else 1)
     assert os.waitpid(child, 0)[1] == 0
+
+
+@pytest.mark.parametrize("shape", [(1, 5, 6, 8), (1, 5, 3, 5), (3, 40, 7, 9)])
+def test_few_examples_are_cut_so_that_every_thread_has_work(shape):
+    numba = pytest.importorskip("normlab.functional.backends.numba")
+    torch.set_num_threads(2)
+    try:
+        x = (torch.randn(shape, dtype=torch.float64) + 3).to(memory_format=torch.channels_last)
+        g, center = torch.randn_like(x), torch.randn(shape[:2], dtype=torch.float64)
+        gate = backends.Gate(*(torch.randn(shape[:2], dtype=torch.float64) for _ in range(3)))
+        found = (*numba.moments(x), *numba.grad_sums(g, x, center, gate))
+    finally:
+        torch.set_num_threads(1)
+    for ours, reference in zip(found, (*eager.moments(x), *eager.grad_sums(g, x, center, gate)), strict=True):
+        torch.testing.assert_close(ours, reference, rtol=0, atol=100 * TOLERANCE[torch.float64])

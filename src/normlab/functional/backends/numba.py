@@ -20,6 +20,7 @@ from torch import Tensor
 from normlab.errors import Unavailable
 from normlab.functional.backends import Factors, Gate, channels_last
 from normlab.functional.backends import numba_loops as loops
+from normlab.functional.moments import Moments, pool
 
 _DTYPES = (torch.float32, torch.float64)
 _log = logging.getLogger("normlab")
@@ -68,12 +69,16 @@ def refuses(x: Tensor) -> str | None:
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance over *S: [N, C, *S] → [N, C], [N, C]."""
-    mean, var = x.new_empty(x.shape[:2]), x.new_empty(x.shape[:2])
+    n, c = x.shape[:2]
     if is_rows(x):
+        mean, var = x.new_empty(n, c), x.new_empty(n, c)
         run(loops.moments_rows, x, as_rows(x), _flat(mean), _flat(var))
-    else:
-        run(loops.moments_columns, x, as_columns(x), mean.numpy(), var.numpy(), channel_blocks(x))
-    return mean, var
+        return mean, var
+    parts = _parts(x)
+    mean, var = x.new_empty(n, parts, c), x.new_empty(n, parts, c)
+    run(loops.moments_columns, x, _cut(as_columns(x), parts), _stack(mean), _stack(var))
+    pooled = pool(Moments(mean, var, 1), 1)
+    return pooled.mean[:, 0], pooled.var[:, 0]
 
 
 def scale_shift(x: Tensor, scale: Tensor, shift: Tensor, floor: Tensor | None, residual: Tensor | None) -> Tensor:
@@ -100,14 +105,18 @@ def scale_shift(x: Tensor, scale: Tensor, shift: Tensor, floor: Tensor | None, r
 
 def grad_sums(g: Tensor, x: Tensor, center: Tensor, gate: Gate | None) -> tuple[Tensor, Tensor, Tensor | None]:
     """Σ g′, Σ g′·(x - center) and Σ (g - g′), each [N, C]."""
-    sums = tuple(x.new_empty(x.shape[:2]) for _ in range(3))
+    n, c = x.shape[:2]
+    parts = 1 if is_rows(x) else _parts(x)
+    sums = x.new_empty(3, n, parts, c)
     vectors = (center, *(gate or (center, center, _no_floor(center))))
     if is_rows(x):
         run(loops.grad_sums_rows, x, as_rows(g), as_rows(x), *map(_flat, vectors), *map(_flat, sums))
     else:
-        arrays = (v.detach().numpy() for v in (*vectors, *sums))
-        run(loops.grad_sums_columns, x, as_columns(g), as_columns(x), *arrays, channel_blocks(x))
-    return sums[0], sums[1], sums[2] if gate else None
+        whole = (_cut(as_columns(v), parts) for v in (g, x))
+        small = (_stack(v[:, None].expand(n, parts, c)) for v in vectors)
+        run(loops.grad_sums_columns, x, *whole, *small, *map(_stack, sums))
+    total, about, stopped = sums[:, :, 0] if parts == 1 else sums.sum(2)
+    return total, about, stopped if gate else None
 
 
 def grad_input(g: Tensor, x: Tensor, factors: Factors, gate: Gate | None) -> Tensor:
@@ -164,3 +173,17 @@ def channel_blocks(x: Tensor) -> int:
     """Into how many blocks of channels a batch of few examples is cut, so that every thread has work."""
     wanted = -(-torch.get_num_threads() // x.shape[0])
     return max(1, min(wanted, x.shape[1] // 16))
+
+
+def _parts(x: Tensor) -> int:
+    """Into how many equal parts the positions of each example are cut, so that every thread has work."""
+    wanted, length = -(-torch.get_num_threads() // x.shape[0]), x.shape[2:].numel()
+    return next(parts for parts in range(wanted, 0, -1) if length % parts == 0)
+
+
+def _cut(columns: Any, parts: int) -> Any:
+    return columns.reshape(columns.shape[0] * parts, -1, columns.shape[2])
+
+
+def _stack(vectors: Tensor) -> Any:
+    return vectors.detach().reshape(-1, vectors.shape[-1]).numpy()

@@ -50,42 +50,38 @@ def moments_rows(x: Array, mean: Array, var: Array) -> None:
 
 
 @njit(**_OPTIONS)
-def moments_columns(x: Array, mean: Array, var: Array, blocks: int) -> None:
-    """Mean and biased variance of each column; `blocks` cuts the channels for more threads."""
+def moments_columns(x: Array, mean: Array, var: Array) -> None:
+    """Mean and biased variance of each column."""
     kind = x.dtype.type
     n_examples, length, channels = x.shape
-    width = -(-channels // blocks)
-    rows = max(1, 2 * _STRETCH // width)
-    for job in prange(n_examples * blocks):
-        n, first = job // blocks, (job % blocks) * width
-        wide = max(0, min(width, channels - first))
-        guess, off, square = np.empty(wide, x.dtype), np.empty(wide, x.dtype), np.empty(wide, x.dtype)
-        center, spread = np.zeros(wide, x.dtype), np.zeros(wide, x.dtype)
+    rows = max(1, 2 * _STRETCH // channels)
+    for n in prange(n_examples):
+        work = np.empty((3, channels), x.dtype)
+        guess, off, square, center, spread = work[0], work[1], work[2], mean[n], var[n]
+        for c in range(channels):
+            center[c] = spread[c] = 0
         for done in range(0, length, rows):
             last = min(length, done + rows)
             size = kind(last - done)
-            for c in range(wide):
+            for c in range(channels):
                 guess[c] = off[c] = square[c] = 0
             for i in range(done, last):
-                row = x[n, i, first:]
-                for c in range(wide):
-                    guess[c] += row[c]
-            for c in range(wide):
+                for c in range(channels):
+                    guess[c] += x[n, i, c]
+            for c in range(channels):
                 guess[c] /= size
             for i in range(done, last):
-                row = x[n, i, first:]
-                for c in range(wide):
-                    d = row[c] - guess[c]
+                for c in range(channels):
+                    d = x[n, i, c] - guess[c]
                     off[c] += d
                     square[c] += d * d
             share = size / kind(last)
-            for c in range(wide):
+            for c in range(channels):
                 step = guess[c] + off[c] / size - center[c]
                 spread[c] += square[c] - off[c] * off[c] / size + step * step * kind(done) * share
                 center[c] += step * share
-        for c in range(wide):
-            mean[n, first + c] = center[c]
-            var[n, first + c] = spread[c] / kind(length)
+        for c in range(channels):
+            spread[c] /= kind(length)
 
 
 @njit(**_OPTIONS)
@@ -162,29 +158,22 @@ def grad_sums_columns(
     total: Array,
     about: Array,
     stopped: Array,
-    blocks: int,
 ) -> None:
     """Σ g′, Σ g′·(x - center), Σ (g - g′)."""
     kind = x.dtype.type
-    n_examples, length, channels = x.shape
-    width = -(-channels // blocks)
-    for job in prange(n_examples * blocks):
-        n, first = job // blocks, (job % blocks) * width
-        wide = max(0, min(width, channels - first))
-        m, a, b, low = center[n, first:], scale[n, first:], shift[n, first:], floor[n, first:]
-        passed, product, rest = np.zeros(wide, x.dtype), np.zeros(wide, x.dtype), np.zeros(wide, x.dtype)
-        for i in range(length):
-            xs, gs = x[n, i, first:], g[n, i, first:]
-            for c in range(wide):
-                shut = a[c] * xs[c] + b[c] <= low[c]
-                h = kind(0) if shut else gs[c]
+    channels = x.shape[2]
+    for n in prange(x.shape[0]):
+        m, a, b, low = center[n], scale[n], shift[n], floor[n]
+        passed, product, rest = total[n], about[n], stopped[n]
+        for c in range(channels):
+            passed[c] = product[c] = rest[c] = 0
+        for i in range(x.shape[1]):
+            for c in range(channels):
+                shut = a[c] * x[n, i, c] + b[c] <= low[c]
+                h = kind(0) if shut else g[n, i, c]
                 passed[c] += h
-                product[c] += h * (xs[c] - m[c])
-                rest[c] += gs[c] - h
-        for c in range(wide):
-            total[n, first + c] = passed[c]
-            about[n, first + c] = product[c]
-            stopped[n, first + c] = rest[c]
+                product[c] += h * (x[n, i, c] - m[c])
+                rest[c] += g[n, i, c] - h
 
 
 @njit(**_OPTIONS)
