@@ -105,7 +105,8 @@ def test_large_inputs_are_the_papers_on_the_backend_of_choice(example, channels_
     y = follow(example, layer, x)
     if y is not None:
         assert y.stride() == x.stride()
-        assert F.backend().name == "numba", F.backend()
+        pooled = example.name in ("batch", "group", "instance", "layer")  # torch's own may be the fastest
+        assert F.backend().name in (("torch", "numba") if pooled else ("numba",)), F.backend()
 
 
 @pytest.mark.parametrize(
