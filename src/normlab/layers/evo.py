@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from normlab import functional as F
-from normlab.errors import SpecError
 from normlab.functional import Moments, backends
 from normlab.functional.backends import eager
 from normlab.functional.nodes import InstanceMoments, Link, laid_out
@@ -67,12 +66,6 @@ def affine_vectors(layer: Layer, x: Tensor) -> tuple[Tensor, Tensor]:
 def affine_only(layer: Layer, x: Tensor) -> Tensor:
     """weight · x + bias."""
     return F.normalize(x, lambda _: affine_vectors(layer, x))
-
-
-def check_ddof(ddof: int) -> None:
-    """Refuse what is neither 0 nor 1."""
-    if ddof not in (0, 1):
-        raise SpecError(f"ddof={ddof} should be 0, for the biased variance, or 1, for the unbiased one")
 
 
 class _Last(torch.autograd.Function):

@@ -10,7 +10,8 @@ from normlab import functional as F
 from normlab.errors import SpecError
 from normlab.functional import Moments, torch_kernels
 from normlab.layers.base import NORMS
-from normlab.layers.evo import affine_only, affine_vectors, check_ddof, ratio, transform
+from normlab.layers.evo import affine_only, affine_vectors, ratio, transform
+from normlab.layers.group import check_ddof
 from normlab.layers.running import BatchLayer, BatchOptions
 
 

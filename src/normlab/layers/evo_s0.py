@@ -11,8 +11,8 @@ from normlab import functional as F
 from normlab.errors import SpecError
 from normlab.functional import Moments, torch_kernels
 from normlab.layers.base import NORMS, Layer, Options
-from normlab.layers.evo import affine_only, affine_vectors, check_ddof, swish, transform
-from normlab.layers.group import check_divides
+from normlab.layers.evo import affine_only, affine_vectors, swish, transform
+from normlab.layers.group import check_ddof, check_divides
 
 
 @NORMS.register("evo_s0")

@@ -56,8 +56,7 @@ class GroupNorm(Layer):
         )
         check_divides(num_groups, num_features)
         among("one_value", one_value, ("error", "bias"))
-        if ddof not in (0, 1):
-            raise SpecError(f"ddof={ddof} should be 0, for the biased variance, or 1, for the unbiased one")
+        check_ddof(ddof)
         self.num_groups, self.ddof, self.one_value = num_groups, ddof, one_value
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
@@ -92,6 +91,12 @@ def check_divides(num_groups: int, num_features: int) -> None:
         fits = [g for g in range(1, num_features + 1) if num_features % g == 0]
         near = min(fits, key=lambda g: abs(g - num_groups))
         raise SpecError(f"num_groups={num_groups} does not divide num_features={num_features}; {near} does")
+
+
+def check_ddof(ddof: int) -> None:
+    """Refuse what is neither 0 nor 1."""
+    if ddof not in (0, 1):
+        raise SpecError(f"ddof={ddof} should be 0, for the biased variance, or 1, for the unbiased one")
 
 
 def check_groups(x: Tensor, groups: int, one_value: OneValue, ddof: int = 0) -> None:
