@@ -48,7 +48,7 @@ class BatchRenorm(BatchLayer, Norm):
 
     def affine_map(self, m: Moments) -> tuple[Tensor, Tensor]:
         """γ r / σ, and β + γ d - μ γ r / σ."""
-        if not self.takes_batch(m.size, m.shape[0] * m.count):
+        if not self.pools_batch(m):
             return F.standardize(self.running_moments(), self.weight, self.bias, self.eps)
         pooled = F.pool_batch(m, self.group())
         r, d = self._corrections(pooled.detach())

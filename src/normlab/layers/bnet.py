@@ -86,7 +86,7 @@ class BNET(BatchLayer):
         maps = x if x.dim() > 2 else x.reshape(*x.shape, *[1] * self.dims)
         bias = None if self.bias is None else self.bias.to(x.dtype)
         y = convolve(maps, weight.to(x.dtype), bias, padding=self.kernel_size // 2, groups=self.num_features)
-        return laid_out_as(x, y.reshape(x.shape))
+        return laid_out_as(y.reshape(x.shape), x)
 
 
 def _identity(kernel: Tensor) -> None:

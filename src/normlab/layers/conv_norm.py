@@ -22,9 +22,9 @@ from normlab.layers.convolution import (
     check_eps,
     filtered,
     flat_spectrum,
-    laid_out_as,
     widen,
 )
+from normlab.layers.mixing import laid_out_as
 
 RAMP, FLOOR = 40_000, 0.01  # training steps until the newest V has its least weight, and that
 
@@ -183,7 +183,7 @@ class ConvNorm(Convolution):
         z = widen(full) * v if self.kernel_size == (1, 1) else filtered(widen(full), v)
         top, left = self.crop
         y = z[..., top : size[0] - top : self.stride[0], left : size[1] - left : self.stride[1]]
-        y = laid_out_as(y.to(full.dtype), full)
+        y = laid_out_as(y, full)
         y = y if self.affine_conv is None else self.affine_conv(y)
         return y if self.batch_norm is None else self.batch_norm(y)
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from normlab.errors import SpecError, UnknownName
+from normlab.functional.backends import stats_dtype
 
 Size = int | tuple[int, int]
 Padding = int | tuple[int, int] | Literal["valid", "same"]
@@ -90,7 +91,7 @@ class NormalizedKernel(Convolution, ABC):
 
 def widen(x: Tensor) -> Tensor:
     """x in float32, or in its own dtype where that is wider: what statistics are computed in."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+    return x.to(stats_dtype(x.dtype))
 
 
 def standardize(weight: Tensor, eps: float, eps_mode: StdMode) -> Tensor:
@@ -126,10 +127,3 @@ def flat_spectrum(weight: Tensor, size: tuple[int, int], eps: float) -> Tensor:
 def filtered(x: Tensor, v: Tensor) -> Tensor:
     """F⁻¹(V F(x)) over the last two dimensions."""
     return torch.fft.irfft2(torch.fft.rfft2(x) * v, s=x.shape[-2:])
-
-
-def laid_out_as(x: Tensor, like: Tensor) -> Tensor:
-    """x [N, C, H, W] in one piece, channels last where `like` [N, C, ...] has them last."""
-    if like.stride(1) == 1 and like.shape[1] > 1:  # by strides: vmap has no memory formats
-        return x.movedim(1, -1).contiguous().movedim(-1, 1)
-    return x.contiguous()

@@ -130,7 +130,7 @@ class ChannelEquilibrium(BatchLayer):
         a = (self._attention(r) / s).reshape(-1, *p.shape[:2])
         matrices = share * p + (1 - share) * a.diag_embed()
         y = matrices @ z.reshape(*a.shape, -1)
-        return laid_out_as(z, y.reshape(z.shape))
+        return laid_out_as(y.reshape(z.shape), z)
 
     def _by_batch(self, x: Tensor) -> bool:
         return self.takes_batch(x.shape, x.numel() // self.num_features)

@@ -67,7 +67,7 @@ class EvoNormB0(BatchLayer):
 
     def _batch_var(self, m: Moments) -> Tensor:
         """σ², [1, C]: of this batch, which is then averaged in, or the running one."""
-        if not self.takes_batch(m.size, m.shape[0] * m.count):
+        if not self.pools_batch(m):
             return self.running("running_var")[None]
         pooled = F.pool_batch(m, self.group())
         self.update(running_var=self.to_store(pooled))

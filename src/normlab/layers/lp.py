@@ -78,7 +78,7 @@ class LpBatchNorm(BatchLayer):
 
     def _statistics(self, x: Tensor, m: Moments) -> tuple[Tensor, Tensor]:
         """Mean and norm, [1, C]: of this batch, which are then averaged in, or the running ones."""
-        if not self.takes_batch(m.size, m.shape[0] * m.count):
+        if not self.pools_batch(m):
             return self.running("running_mean")[None], self.running("running_norm")[None]
         pooled = F.pool_batch(m, self.group())
         norm = self._root_mean_square(pooled) if self.p == 2 else self._norm(x, m.count, pooled.mean)

@@ -35,7 +35,7 @@ class MeanOnlyNorm(BatchLayer, Norm):
 
     def affine_map(self, m: Moments) -> tuple[Tensor, Tensor]:
         """1, and β - μ."""
-        if self.takes_batch(m.size, m.shape[0] * m.count):
+        if self.pools_batch(m):
             mean = F.pool_batch(m, self.group()).mean
             self.update(running_mean=mean)
         else:

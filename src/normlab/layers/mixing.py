@@ -10,12 +10,14 @@ from normlab.functional.backends import channels_last
 from normlab.functional.collective import gather_rows
 
 
-def laid_out_as(x: Tensor, y: Tensor) -> Tensor:
-    """y in the dtype and layout of x, whatever autocast and a kernel made of it."""
-    y = y.to(x.dtype)
-    if y.stride() == x.stride():
+def laid_out_as(y: Tensor, like: Tensor) -> Tensor:
+    """y [N, C, ...] in the dtype of `like`, and in one piece: channels last where `like` has them last."""
+    y = y.to(like.dtype)
+    if y.shape == like.shape and y.stride() == like.stride():
         return y
-    return y.contiguous() if x.is_contiguous() else y.movedim(1, -1).contiguous().movedim(-1, 1)
+    if like.stride(1) == 1 and like.shape[1] > 1:  # by strides: vmap has no memory formats
+        return y.movedim(1, -1).contiguous().movedim(-1, 1)
+    return y.contiguous()
 
 
 def mix_channels(matrix: Tensor, x: Tensor) -> Tensor:

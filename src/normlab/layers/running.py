@@ -160,9 +160,13 @@ class BatchLayer(Layer):
             "mode, or a norm that needs no batch, such as GroupNorm."
         )
 
+    def pools_batch(self, m: Moments) -> bool:
+        """Are all of m to be pooled to the statistics of the batch? See `takes_batch`."""
+        return self.takes_batch(m.size, m.shape[0] * m.count)
+
     def batch_moments(self, m: Moments) -> Moments:
         """Moments [1, C] to normalize by: of this batch, which are then averaged in, or the running ones."""
-        if not self.takes_batch(m.size, m.shape[0] * m.count):
+        if not self.pools_batch(m):
             return self.running_moments()
         pooled = F.pool_batch(m, self.group())
         self.update_moments(pooled)

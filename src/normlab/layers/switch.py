@@ -46,7 +46,7 @@ class Parts(MixNorm, BatchLayer):
         return [*found, self._batch_part(own)] if self.using_bn else found
 
     def _batch_part(self, own: Moments) -> Moments:
-        if not self.takes_batch(own.size, own.shape[0] * own.count):
+        if not self.pools_batch(own):
             return self.running_moments() if self.moving_average else self._average_of_sums()
         plain = F.pool_batch(own, self.group())
         pooled = self._corrected(plain)

@@ -33,7 +33,7 @@ class VarianceNorm(BatchLayer, Norm):
 
     def affine_map(self, m: Moments) -> tuple[Tensor, Tensor]:
         """γ / σ, and β."""
-        if self.takes_batch(m.size, m.shape[0] * m.count):
+        if self.pools_batch(m):
             pooled = F.pool_batch(m, self.group())
             self.update(running_var=self.to_store(pooled))
             var = pooled.var

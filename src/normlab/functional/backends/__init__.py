@@ -16,7 +16,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import ModuleType
 from typing import NamedTuple
 
@@ -45,8 +44,7 @@ class Factors(NamedTuple):
     offset: Tensor
 
 
-@dataclass(frozen=True)
-class Choice:
+class Choice(NamedTuple):
     """Which backend ran, and why that one."""
 
     name: str

@@ -24,7 +24,7 @@ from normlab.functional.moments import Moments, pool
 
 _DTYPES = (torch.float32, torch.float64)
 _log = logging.getLogger("normlab")
-_compiled: set[tuple[str, torch.dtype]] = set()
+_compiled: set[tuple[str, torch.dtype, bool]] = set()
 _forked = False
 
 
@@ -75,7 +75,7 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
         run(loops.moments_rows, x, as_rows(x), _flat(mean), _flat(var))
         return mean, var
     parts = _parts(x)
-    mean, var = x.new_empty(n, parts, c), x.new_empty(n, parts, c)
+    mean, var = x.new_zeros(n, parts, c), x.new_zeros(n, parts, c)
     run(loops.moments_columns, x, _cut(as_columns(x), parts), _stack(mean), _stack(var))
     pooled = pool(Moments(mean, var, 1), 1)
     return pooled.mean[:, 0], pooled.var[:, 0]
@@ -85,21 +85,11 @@ def scale_shift(x: Tensor, scale: Tensor, shift: Tensor, floor: Tensor | None, r
     """max(scale·x + shift + residual, floor), laid out as x."""
     y = torch.empty_like(x)
     floor = _no_floor(scale) if floor is None else floor
-    other, added = (x, False) if residual is None else (residual, True)
-    vectors = scale, shift, floor
-    if is_rows(x):
-        run(
-            loops.scale_shift_rows,
-            x,
-            as_rows(x),
-            *map(_flat, vectors),
-            as_rows(other),
-            added,
-            as_rows(y),
-        )
-    else:
-        arrays = (v.detach().numpy() for v in vectors)
-        run(loops.scale_shift_columns, x, as_columns(x), *arrays, as_columns(other), added, as_columns(y))
+    rows, vectors = is_rows(x), (scale, shift, floor)
+    look = as_rows if rows else as_columns
+    small = map(_flat, vectors) if rows else (v.detach().numpy() for v in vectors)
+    other = None if residual is None else look(residual)
+    run(loops.scale_shift_rows if rows else loops.scale_shift_columns, x, look(x), *small, other, look(y))
     return y
 
 
@@ -107,7 +97,7 @@ def grad_sums(g: Tensor, x: Tensor, center: Tensor, gate: Gate | None) -> tuple[
     """Σ g′, Σ g′·(x - center) and Σ (g - g′), each [N, C]."""
     n, c = x.shape[:2]
     parts = 1 if is_rows(x) else _parts(x)
-    sums = x.new_empty(3, n, parts, c)
+    sums = x.new_zeros(3, n, parts, c)
     vectors = (center, *(gate or (center, center, _no_floor(center))))
     if is_rows(x):
         run(loops.grad_sums_rows, x, as_rows(g), as_rows(x), *map(_flat, vectors), *map(_flat, sums))
@@ -135,14 +125,14 @@ def run(kernel: Callable[..., None], x: Tensor, *arguments: Any) -> None:
     """Call a loop that reads x, on torch's number of threads; tell if it had to be compiled first."""
     most: int = config.NUMBA_NUM_THREADS  # pyright: ignore[reportAttributeAccessIssue]
     numba.set_num_threads(min(torch.get_num_threads(), most))
-    key = kernel.__name__, x.dtype
+    key = kernel.__name__, x.dtype, any(argument is None for argument in arguments)
     if key in _compiled:
         return kernel(*arguments)
     start = time.perf_counter()
     kernel(*arguments)
     _compiled.add(key)
     if time.perf_counter() - start > 1:
-        _log.warning("compiled %s for %s in %.1f s; cached for next time", *key, time.perf_counter() - start)
+        _log.warning("compiled %s for %s in %.1f s; cached for next time", *key[:2], time.perf_counter() - start)
     return None
 
 

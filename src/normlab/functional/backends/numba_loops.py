@@ -1,5 +1,8 @@
 """The four loops over rows [N·C, L] (contiguous) and over columns [N, L, C] (channels_last), for numba to compile.
 
+Those over columns are a serial loop over one example and a parallel one that calls it: numba takes a third less time to
+compile the two than one loop that is both. Over rows there is little to win, and short rows feel the call.
+
 `fastmath` may reorder sums, so that they use the machine's vectors, but knows of NaN and infinity. Moments are taken in
 two passes over a stretch that stays in cache, and stretches are joined by Chan's rule.
 """
@@ -13,16 +16,17 @@ from numba import njit, prange
 
 Array = Any  # numpy's, of float32 or float64; numba reads no annotations
 
-_OPTIONS: dict[str, Any] = {
-    "parallel": True,
+_SERIAL: dict[str, Any] = {
     "nogil": True,
-    "cache": True,
     "fastmath": {"reassoc", "contract", "nsz", "arcp"},
+    "no_cpython_wrapper": True,
+    "no_cfunc_wrapper": True,
 }
+_PARALLEL: dict[str, Any] = {**_SERIAL, "parallel": True, "cache": True, "no_cpython_wrapper": False}
 _STRETCH = 1 << 14  # values
 
 
-@njit(**_OPTIONS)
+@njit(**_PARALLEL)
 def moments_rows(x: Array, mean: Array, var: Array) -> None:
     """Mean and biased variance of each row."""
     kind = x.dtype.type
@@ -49,77 +53,69 @@ def moments_rows(x: Array, mean: Array, var: Array) -> None:
         var[r] = spread / kind(x.shape[1])
 
 
-@njit(**_OPTIONS)
-def moments_columns(x: Array, mean: Array, var: Array) -> None:
-    """Mean and biased variance of each column."""
+@njit(**_SERIAL)
+def _moments_columns(x: Array, center: Array, spread: Array) -> None:
     kind = x.dtype.type
-    n_examples, length, channels = x.shape
+    length, channels = x.shape
     rows = max(1, 2 * _STRETCH // channels)
-    for n in prange(n_examples):
-        work = np.empty((3, channels), x.dtype)
-        guess, off, square, center, spread = work[0], work[1], work[2], mean[n], var[n]
+    for done in range(0, length, rows):
+        last = min(length, done + rows)
+        size = kind(last - done)
+        share = size / kind(last)
+        work = np.zeros((3, channels), x.dtype)
+        guess, off, square = work[0], work[1], work[2]
+        for i in range(done, last):
+            for c in range(channels):
+                guess[c] += x[i, c] / size
+        for i in range(done, last):
+            for c in range(channels):
+                d = x[i, c] - guess[c]
+                off[c] += d
+                square[c] += d * d
         for c in range(channels):
-            center[c] = spread[c] = 0
-        for done in range(0, length, rows):
-            last = min(length, done + rows)
-            size = kind(last - done)
-            for c in range(channels):
-                guess[c] = off[c] = square[c] = 0
-            for i in range(done, last):
-                for c in range(channels):
-                    guess[c] += x[n, i, c]
-            for c in range(channels):
-                guess[c] /= size
-            for i in range(done, last):
-                for c in range(channels):
-                    d = x[n, i, c] - guess[c]
-                    off[c] += d
-                    square[c] += d * d
-            share = size / kind(last)
-            for c in range(channels):
-                step = guess[c] + off[c] / size - center[c]
-                spread[c] += square[c] - off[c] * off[c] / size + step * step * kind(done) * share
-                center[c] += step * share
-        for c in range(channels):
-            spread[c] /= kind(length)
+            slip = off[c] / size
+            step = guess[c] + slip - center[c]
+            spread[c] += share * (square[c] / size - slip * slip - spread[c] + step * step * (1 - share))
+            center[c] += step * share
 
 
-@njit(**_OPTIONS)
-def scale_shift_rows(
-    x: Array, scale: Array, shift: Array, floor: Array, other: Array, has_other: bool, y: Array
-) -> None:
+@njit(**_PARALLEL)
+def moments_columns(x: Array, mean: Array, var: Array) -> None:
+    """Mean and biased variance of each column, into arrays of zeros."""
+    for n in prange(x.shape[0]):
+        _moments_columns(x[n], mean[n], var[n])
+
+
+@njit(**_PARALLEL)
+def scale_shift_rows(x: Array, scale: Array, shift: Array, floor: Array, other: Array | None, y: Array) -> None:
     """max(scale·x + shift + other, floor)."""
     for r in prange(x.shape[0]):
         a, b, low = scale[r], shift[r], floor[r]
-        if has_other:
-            for i in range(x.shape[1]):
-                z = a * x[r, i] + b + other[r, i]
-                y[r, i] = low if z <= low else z
-        else:
-            for i in range(x.shape[1]):
-                z = a * x[r, i] + b
-                y[r, i] = low if z <= low else z
+        for i in range(x.shape[1]):
+            z = a * x[r, i] + b
+            if other is not None:  # compiled anew for None: there is no test in the loop
+                z += other[r, i]
+            y[r, i] = low if z <= low else z
 
 
-@njit(**_OPTIONS)
-def scale_shift_columns(
-    x: Array, scale: Array, shift: Array, floor: Array, other: Array, has_other: bool, y: Array
-) -> None:
+@njit(**_SERIAL)
+def _scale_shift_columns(x: Array, a: Array, b: Array, low: Array, other: Array | None, n: int, y: Array) -> None:
+    for i in range(x.shape[0]):
+        for c in range(x.shape[1]):
+            z = a[c] * x[i, c] + b[c]
+            if other is not None:
+                z += other[n, i, c]
+            y[i, c] = low[c] if z <= low[c] else z
+
+
+@njit(**_PARALLEL)
+def scale_shift_columns(x: Array, scale: Array, shift: Array, floor: Array, other: Array | None, y: Array) -> None:
     """max(scale·x + shift + other, floor)."""
     for n in prange(x.shape[0]):
-        a, b, low = scale[n], shift[n], floor[n]
-        for i in range(x.shape[1]):
-            if has_other:
-                for c in range(x.shape[2]):
-                    z = a[c] * x[n, i, c] + b[c] + other[n, i, c]
-                    y[n, i, c] = low[c] if z <= low[c] else z
-            else:
-                for c in range(x.shape[2]):
-                    z = a[c] * x[n, i, c] + b[c]
-                    y[n, i, c] = low[c] if z <= low[c] else z
+        _scale_shift_columns(x[n], scale[n], shift[n], floor[n], other, n, y[n])
 
 
-@njit(**_OPTIONS)
+@njit(**_PARALLEL)
 def grad_sums_rows(
     g: Array,
     x: Array,
@@ -147,7 +143,21 @@ def grad_sums_rows(
         stopped[r] = rest
 
 
-@njit(**_OPTIONS)
+@njit(**_SERIAL)
+def _grad_sums_columns(
+    g: Array, x: Array, m: Array, a: Array, b: Array, low: Array, passed: Array, product: Array, rest: Array
+) -> None:
+    kind = x.dtype.type
+    for i in range(x.shape[0]):
+        for c in range(x.shape[1]):
+            shut = a[c] * x[i, c] + b[c] <= low[c]
+            h = kind(0) if shut else g[i, c]
+            passed[c] += h
+            product[c] += h * (x[i, c] - m[c])
+            rest[c] += g[i, c] - h
+
+
+@njit(**_PARALLEL)
 def grad_sums_columns(
     g: Array,
     x: Array,
@@ -159,24 +169,12 @@ def grad_sums_columns(
     about: Array,
     stopped: Array,
 ) -> None:
-    """Σ g′, Σ g′·(x - center), Σ (g - g′)."""
-    kind = x.dtype.type
-    channels = x.shape[2]
+    """Σ g′, Σ g′·(x - center), Σ (g - g′), into arrays of zeros."""
     for n in prange(x.shape[0]):
-        m, a, b, low = center[n], scale[n], shift[n], floor[n]
-        passed, product, rest = total[n], about[n], stopped[n]
-        for c in range(channels):
-            passed[c] = product[c] = rest[c] = 0
-        for i in range(x.shape[1]):
-            for c in range(channels):
-                shut = a[c] * x[n, i, c] + b[c] <= low[c]
-                h = kind(0) if shut else g[n, i, c]
-                passed[c] += h
-                product[c] += h * (x[n, i, c] - m[c])
-                rest[c] += g[n, i, c] - h
+        _grad_sums_columns(g[n], x[n], center[n], scale[n], shift[n], floor[n], total[n], about[n], stopped[n])
 
 
-@njit(**_OPTIONS)
+@njit(**_PARALLEL)
 def grad_input_rows(
     g: Array, x: Array, scale: Array, slope: Array, center: Array, offset: Array, shift: Array, floor: Array, dx: Array
 ) -> None:
@@ -189,15 +187,21 @@ def grad_input_rows(
             dx[r, i] = a * h + k * (x[r, i] - m) + o
 
 
-@njit(**_OPTIONS)
+@njit(**_SERIAL)
+def _grad_input_columns(
+    g: Array, x: Array, a: Array, k: Array, m: Array, o: Array, b: Array, low: Array, dx: Array
+) -> None:
+    kind = x.dtype.type
+    for i in range(x.shape[0]):
+        for c in range(x.shape[1]):
+            h = kind(0) if a[c] * x[i, c] + b[c] <= low[c] else g[i, c]
+            dx[i, c] = a[c] * h + k[c] * (x[i, c] - m[c]) + o[c]
+
+
+@njit(**_PARALLEL)
 def grad_input_columns(
     g: Array, x: Array, scale: Array, slope: Array, center: Array, offset: Array, shift: Array, floor: Array, dx: Array
 ) -> None:
     """scale·g′ + slope·(x - center) + offset."""
-    kind = x.dtype.type
     for n in prange(x.shape[0]):
-        a, k, m, o, b, low = scale[n], slope[n], center[n], offset[n], shift[n], floor[n]
-        for i in range(x.shape[1]):
-            for c in range(x.shape[2]):
-                h = kind(0) if a[c] * x[n, i, c] + b[c] <= low[c] else g[n, i, c]
-                dx[n, i, c] = a[c] * h + k[c] * (x[n, i, c] - m[c]) + o[c]
+        _grad_input_columns(g[n], x[n], scale[n], slope[n], center[n], offset[n], shift[n], floor[n], dx[n])
