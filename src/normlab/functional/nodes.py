@@ -151,7 +151,10 @@ def grid(vector: Tensor | None, x: Tensor) -> Tensor | None:
     """The vector as [N, C] in the dtype of the statistics, contiguous."""
     if vector is None:
         return None
-    return vector.to(backends.stats_dtype(x.dtype)).expand(x.shape[:2]).contiguous()
+    shape, dtype = x.shape[:2], backends.stats_dtype(x.dtype)
+    if vector.shape != shape:  # torch takes its time for what there is not to do
+        vector = vector.expand(shape)
+    return vector.to(dtype).contiguous() if vector.dtype != dtype else vector.contiguous()
 
 
 class InstanceMoments(Moments):

@@ -112,8 +112,9 @@ def _run(name: str, whole: list[Tensor], vectors: Tensor, out: Tensor, sums: Ten
     arguments = [*map(big, whole), _array(vectors, rows), big(out)]
     if sums is not None:
         arguments += [_array(sums, rows), *([] if rows else [cpu.channel_blocks(out)])]
-    cpu.run(getattr(evo_loops, f"{name}_{'rows' if rows else 'columns'}"), out, *arguments)
+    cpu.run(getattr(evo_loops, f"{name}_{'rows' if rows else 'columns'}"), *arguments)
 
 
 def _array(vectors: Tensor, rows: bool) -> Any:
-    return (vectors.flatten(1) if rows else vectors).detach().numpy()
+    array = vectors.detach().numpy()
+    return array.reshape(len(array), -1) if rows else array

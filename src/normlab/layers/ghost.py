@@ -46,6 +46,8 @@ class GhostBatchNorm(MixNorm, BatchLayer):
         size = min(self.ghost_size, n)
         if not self.takes_batch(m.size, size * m.count):
             return self.running_moments()
+        if size == n:
+            return self.batch_moments(m)
         if n % size:
             raise SpecError(
                 f"a batch of {n} is no multiple of ghost_size={size}: use drop_last=True in the DataLoader, or a size "
@@ -64,5 +66,5 @@ class GhostBatchNorm(MixNorm, BatchLayer):
         age = torch.arange(k - 1, -1, -1, dtype=ghosts.mean.dtype, device=ghosts.mean.device)
         weights = torch.ones_like(age) if self.momentum is None else (1 - self.newest_share()) ** age
         weights = weights / weights.sum()
-        mean, var = (torch.einsum("k,kc->c", weights, v[:, 0].detach()) for v in (ghosts.mean, self.to_store(ghosts)))
+        mean, var = (weights @ v[:, 0].detach() for v in (ghosts.mean, self.to_store(ghosts)))
         self.update(batches=k, running_mean=mean, running_var=var)

@@ -27,6 +27,7 @@ class GroupNorm(Layer):
         num_features: C, the number of channels.
         num_groups: G, which divides C.
         ddof: the variance is divided by (number of values - ddof); 1 is what Beyond BatchNorm's code does.
+        lower: a G that does not divide C is lowered to the largest number that does; otherwise it is an error.
         one_value: a group of one value, whose variance is 0, is an "error", or gives the "bias" and nothing of x.
 
     Raises:
@@ -50,14 +51,17 @@ class GroupNorm(Layer):
         activation: Activation | None = None,
         ddof: Literal[0, 1] = 0,
         one_value: OneValue = "error",
+        lower: bool = False,
     ) -> None:
         super().__init__(
             num_features, eps=eps, affine=affine, bias=bias, activation=activation, device=device, dtype=dtype
         )
+        if lower:
+            num_groups = next((g for g in range(num_groups, 0, -1) if num_features % g == 0), num_groups)
         check_divides(num_groups, num_features)
         among("one_value", one_value, ("error", "bias"))
         check_ddof(ddof)
-        self.num_groups, self.ddof, self.one_value = num_groups, ddof, one_value
+        self.num_groups, self.ddof, self.one_value, self.lower = num_groups, ddof, one_value, lower
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Normalize x [N, C, *S]; with a residual, add it before the activation."""

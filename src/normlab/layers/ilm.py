@@ -88,4 +88,5 @@ class ILMNorm(Norm):
         """Key moments [N, K] → [N, C]."""
         linear = nn.functional.linear
         code = linear(keys, self.encoder.weight.to(keys.dtype)).relu()
-        return linear(code, decoder.weight.to(keys.dtype)).repeat_interleave(self.key_group_size, 1)
+        decoded = linear(code, decoder.weight.to(keys.dtype))[:, :, None]
+        return decoded.expand(-1, -1, self.key_group_size).flatten(1)

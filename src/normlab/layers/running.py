@@ -209,11 +209,13 @@ class BatchLayer(Layer):
             torch.cat([value.flatten() for value in newest.values()]).isfinite().all() if self.guard_nonfinite else None
         )
         count.add_(batches if fine is None else batches * fine)
-        share = batches / count.double() if self.momentum is None else 1 - (1 - self.newest_share()) ** batches
         for name, value in newest.items():
             old: Tensor = getattr(self, name)
-            new = old + (value.reshape(old.shape) - old) * share
-            old.copy_(new if fine is None else torch.where(fine, new, old))
+            equal = self.momentum is None
+            share = batches / count.to(old.dtype) if equal else 1 - (1 - self.newest_share()) ** batches
+            new = value.reshape(old.shape).to(old.dtype)
+            # not lerp_, which vmap warns of
+            old.copy_(torch.lerp(old, new if fine is None else torch.where(fine, new, old), share))
 
     def newest_share(self) -> float:
         """Weight of the newest batch, in either convention."""

@@ -6,13 +6,16 @@ threads of a program call it at once; GNU's OpenMP does not survive a fork, so a
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
 import numba
+import numpy as np
 import torch
 from numba.core import config
 from torch import Tensor
@@ -24,8 +27,15 @@ from normlab.functional.moments import Moments, pool
 
 _DTYPES = (torch.float32, torch.float64)
 _log = logging.getLogger("normlab")
-_compiled: set[tuple[str, torch.dtype, bool]] = set()
+_GRAIN = 1 << 15  # values for each thread: to wake another costs more than it saves, and much more on a busy machine
 _forked = False
+
+
+class _Threads(threading.local):
+    uses = 0
+
+
+_this_thread = _Threads()
 
 
 def _after_fork() -> None:
@@ -72,72 +82,80 @@ def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     n, c = x.shape[:2]
     if is_rows(x):
         mean, var = x.new_empty(n, c), x.new_empty(n, c)
-        run(loops.moments_rows, x, as_rows(x), _flat(mean), _flat(var))
+        run(loops.moments_rows, as_rows(x), _flat(mean), _flat(var))
         return mean, var
     parts = _parts(x)
     mean, var = x.new_zeros(n, parts, c), x.new_zeros(n, parts, c)
-    run(loops.moments_columns, x, _cut(as_columns(x), parts), _stack(mean), _stack(var))
+    run(loops.moments_columns, _cut(as_columns(x), parts), _stack(mean), _stack(var))
     pooled = pool(Moments(mean, var, 1), 1)
     return pooled.mean[:, 0], pooled.var[:, 0]
 
 
 def scale_shift(x: Tensor, scale: Tensor, shift: Tensor, floor: Tensor | None, residual: Tensor | None) -> Tensor:
     """max(scale·x + shift + residual, floor), laid out as x."""
-    y = torch.empty_like(x)
-    floor = _no_floor(scale) if floor is None else floor
-    rows, vectors = is_rows(x), (scale, shift, floor)
-    look = as_rows if rows else as_columns
-    small = map(_flat, vectors) if rows else (v.detach().numpy() for v in vectors)
-    other = None if residual is None else look(residual)
-    run(loops.scale_shift_rows if rows else loops.scale_shift_columns, x, look(x), *small, other, look(y))
+    y, rows = torch.empty_like(x), is_rows(x)
+    big, small = (as_rows, _flat) if rows else (as_columns, as_array)
+    a, b = small(scale), small(shift)
+    low = _no_floor(a.shape, a.dtype) if floor is None else small(floor)
+    other = None if residual is None else big(residual)
+    run(loops.scale_shift_rows if rows else loops.scale_shift_columns, big(x), a, b, low, other, big(y))
     return y
 
 
 def grad_sums(g: Tensor, x: Tensor, center: Tensor, gate: Gate | None) -> tuple[Tensor, Tensor, Tensor | None]:
     """Σ g′, Σ g′·(x - center) and Σ (g - g′), each [N, C]."""
     n, c = x.shape[:2]
-    parts = 1 if is_rows(x) else _parts(x)
-    sums = x.new_zeros(3, n, parts, c)
-    vectors = (center, *(gate or (center, center, _no_floor(center))))
     if is_rows(x):
-        run(loops.grad_sums_rows, x, as_rows(g), as_rows(x), *map(_flat, vectors), *map(_flat, sums))
+        sums, m = x.new_empty(3, n, c), _flat(center)
+        run(loops.grad_sums_rows, as_rows(g), as_rows(x), m, *_gate(gate, m, _flat), as_array(sums).reshape(3, -1))
     else:
-        whole = (_cut(as_columns(v), parts) for v in (g, x))
-        small = (_stack(v[:, None].expand(n, parts, c)) for v in vectors)
-        run(loops.grad_sums_columns, x, *whole, *small, *map(_stack, sums))
-    total, about, stopped = sums[:, :, 0] if parts == 1 else sums.sum(2)
+        parts = _parts(x)
+        sums = x.new_zeros(3, n, parts, c)
+
+        def small(vector: Tensor) -> Any:
+            return _stack(vector[:, None].expand(n, parts, c))
+
+        m, whole = small(center), (_cut(as_columns(v), parts) for v in (g, x))
+        run(loops.grad_sums_columns, *whole, m, *_gate(gate, m, small), as_array(sums).reshape(3, -1, c))
+        sums = sums.sum(2) if parts > 1 else sums[:, :, 0]
+    total, about, stopped = sums.unbind()
     return total, about, stopped if gate else None
 
 
 def grad_input(g: Tensor, x: Tensor, factors: Factors, gate: Gate | None) -> Tensor:
     """scale·g′ + slope·(x - center) + offset, laid out as x."""
-    dx = torch.empty_like(x)
-    vectors = (*factors, *(gate[1:] if gate else (factors.scale, _no_floor(factors.scale))))
-    if is_rows(x):
-        run(loops.grad_input_rows, x, as_rows(g), as_rows(x), *map(_flat, vectors), as_rows(dx))
-    else:
-        arrays = (v.detach().numpy() for v in vectors)
-        run(loops.grad_input_columns, x, as_columns(g), as_columns(x), *arrays, as_columns(dx))
+    dx, rows = torch.empty_like(x), is_rows(x)
+    big, small = (as_rows, _flat) if rows else (as_columns, as_array)
+    vectors = [small(factor) for factor in factors]
+    loop = loops.grad_input_rows if rows else loops.grad_input_columns
+    run(loop, big(g), big(x), *vectors, *_gate(gate, vectors[0], small)[1:], big(dx))
     return dx
 
 
-def run(kernel: Callable[..., None], x: Tensor, *arguments: Any) -> None:
-    """Call a loop that reads x, on torch's number of threads; tell if it had to be compiled first."""
+def run(kernel: Any, *arguments: Any) -> None:
+    """Call a loop on torch's number of threads, or fewer for little work; tell if it had to be compiled first."""
     most: int = config.NUMBA_NUM_THREADS  # pyright: ignore[reportAttributeAccessIssue]
-    numba.set_num_threads(min(torch.get_num_threads(), most))
-    key = kernel.__name__, x.dtype, any(argument is None for argument in arguments)
-    if key in _compiled:
-        return kernel(*arguments)
-    start = time.perf_counter()
+    threads = min(torch.get_num_threads(), most, -(-arguments[0].size // _GRAIN))
+    if threads != _this_thread.uses:  # numba takes its time for what there is not to do
+        numba.set_num_threads(threads)
+        _this_thread.uses = threads
+    known, start = len(kernel.overloads), time.perf_counter()
     kernel(*arguments)
-    _compiled.add(key)
-    if time.perf_counter() - start > 1:
-        _log.warning("compiled %s for %s in %.1f s; cached for next time", *key[:2], time.perf_counter() - start)
-    return None
+    took = time.perf_counter() - start
+    if took > 1 and len(kernel.overloads) > known:
+        kind = arguments[0].dtype
+        _log.warning("compiled %s for %s in %.1f s; cached for next time", kernel.__name__, kind, took)
 
 
-def _no_floor(like: Tensor) -> Tensor:
-    return torch.full_like(like, -torch.inf)
+@functools.lru_cache(maxsize=16)
+def _no_floor(shape: tuple[int, ...], dtype: Any) -> Any:
+    """A floor that nothing is below; nobody writes to it."""
+    return np.full(shape, -np.inf, dtype)
+
+
+def _gate(gate: Gate | None, like: Any, small: Callable[[Tensor], Any]) -> list[Any]:
+    """Scale, shift and floor as arrays; without a gate, some that let everything through."""
+    return [like, like, _no_floor(like.shape, like.dtype)] if gate is None else [small(part) for part in gate]
 
 
 def is_rows(x: Tensor) -> bool:
@@ -145,18 +163,23 @@ def is_rows(x: Tensor) -> bool:
     return x.is_contiguous() or not channels_last(x)
 
 
+def as_array(x: Tensor) -> Any:
+    """The memory of x. numpy takes other views of it in a third of the time that torch needs."""
+    return x.detach().numpy()
+
+
 def as_rows(x: Tensor) -> Any:
     """The memory of x as [N·C, L]."""
-    return x.detach().reshape(x.shape[0] * x.shape[1], -1).numpy()
+    return as_array(x).reshape(x.shape[0] * x.shape[1], -1)
 
 
 def as_columns(x: Tensor) -> Any:
     """The memory of x as [N, L, C]."""
-    return x.detach().movedim(1, -1).reshape(x.shape[0], -1, x.shape[1]).numpy()
+    return as_array(x).reshape(x.shape[0], x.shape[1], -1).swapaxes(1, 2)
 
 
 def _flat(vector: Tensor) -> Any:
-    return vector.detach().reshape(-1).numpy()
+    return as_array(vector).reshape(-1)
 
 
 def channel_blocks(x: Tensor) -> int:

@@ -116,17 +116,7 @@ def scale_shift_columns(x: Array, scale: Array, shift: Array, floor: Array, othe
 
 
 @njit(**_PARALLEL)
-def grad_sums_rows(
-    g: Array,
-    x: Array,
-    center: Array,
-    scale: Array,
-    shift: Array,
-    floor: Array,
-    total: Array,
-    about: Array,
-    stopped: Array,
-) -> None:
+def grad_sums_rows(g: Array, x: Array, center: Array, scale: Array, shift: Array, floor: Array, sums: Array) -> None:
     """Σ g′, Σ g′·(x - center), Σ (g - g′)."""
     kind = x.dtype.type
     for r in prange(x.shape[0]):
@@ -138,9 +128,9 @@ def grad_sums_rows(
             passed += h
             product += h * (x[r, i] - m)
             rest += g[r, i] - h
-        total[r] = passed
-        about[r] = product
-        stopped[r] = rest
+        sums[0, r] = passed
+        sums[1, r] = product
+        sums[2, r] = rest
 
 
 @njit(**_SERIAL)
@@ -158,20 +148,11 @@ def _grad_sums_columns(
 
 
 @njit(**_PARALLEL)
-def grad_sums_columns(
-    g: Array,
-    x: Array,
-    center: Array,
-    scale: Array,
-    shift: Array,
-    floor: Array,
-    total: Array,
-    about: Array,
-    stopped: Array,
-) -> None:
+def grad_sums_columns(g: Array, x: Array, center: Array, scale: Array, shift: Array, floor: Array, sums: Array) -> None:
     """Σ g′, Σ g′·(x - center), Σ (g - g′), into arrays of zeros."""
     for n in prange(x.shape[0]):
-        _grad_sums_columns(g[n], x[n], center[n], scale[n], shift[n], floor[n], total[n], about[n], stopped[n])
+        m, a, b, low = center[n], scale[n], shift[n], floor[n]
+        _grad_sums_columns(g[n], x[n], m, a, b, low, sums[0, n], sums[1, n], sums[2, n])
 
 
 @njit(**_PARALLEL)
