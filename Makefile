@@ -24,8 +24,7 @@ check: .venv/dev.stamp  ## ruff, and pyright strict on src
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
-bench: .venv/dev.stamp  ## every layer, in copies; three minutes
-	$(INSTALL) --editable ".[models]"
+bench: .venv/dev.stamp  ## every layer, in copies; five minutes
 	$(BIN)/python -m benchmarks.bench_layers
 
 fmt: .venv/dev.stamp
@@ -43,5 +42,5 @@ clean:
 	@touch $@
 
 .venv/dev.stamp: .venv/base.stamp
-	$(INSTALL) --editable ".[dev]"
+	$(INSTALL) --editable ".[dev,models,lightning,transformers]"
 	@touch $@

@@ -15,27 +15,53 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from normlab import functional as functional
     from normlab import layers as layers
+    from normlab import optim as optim
+    from normlab import surgery as surgery
     from normlab.functional import backend as backend
     from normlab.functional import use_backend as use_backend
     from normlab.layers import create as create
+    from normlab.layers import set_progress as set_progress
     from normlab.recipes import recipe as recipe
     from normlab.seeding import Streams as Streams
     from normlab.study import Context as Context
     from normlab.study import Diverged as Diverged
     from normlab.study import Results as Results
     from normlab.study import Study as Study
+    from normlab.surgery import convert as convert
+    from normlab.surgery import fold as fold
+    from normlab.surgery import freeze as freeze
+    from normlab.surgery import frozen_stats as frozen_stats
+    from normlab.surgery import norm_state as norm_state
+    from normlab.surgery import prepare_export as prepare_export
+    from normlab.surgery import recalibrate as recalibrate
+    from normlab.surgery import register_norm_type as register_norm_type
+    from normlab.surgery import stats_mode as stats_mode
+    from normlab.surgery import sync_stats as sync_stats
+    from normlab.surgery import unfreeze as unfreeze
 
-_HOME = {
-    "backend": "normlab.functional",
-    "use_backend": "normlab.functional",
-    "create": "normlab.layers",
-    "recipe": "normlab.recipes",
-    "Streams": "normlab.seeding",
-    "Context": "normlab.study",
-    "Diverged": "normlab.study",
-    "Results": "normlab.study",
-    "Study": "normlab.study",
+_MODULES = ("functional", "layers", "optim", "surgery")
+
+_NAMES = {
+    "normlab.functional": ("backend", "use_backend"),
+    "normlab.layers": ("create", "set_progress"),
+    "normlab.recipes": ("recipe",),
+    "normlab.seeding": ("Streams",),
+    "normlab.study": ("Context", "Diverged", "Results", "Study"),
+    "normlab.surgery": (
+        "convert",
+        "fold",
+        "freeze",
+        "frozen_stats",
+        "norm_state",
+        "prepare_export",
+        "recalibrate",
+        "register_norm_type",
+        "stats_mode",
+        "sync_stats",
+        "unfreeze",
+    ),
 }
+_HOME = {name: module for module, names in _NAMES.items() for name in names}
 
 __all__ = [
     "Context",
@@ -46,16 +72,30 @@ __all__ = [
     "Study",
     "__version__",
     "backend",
+    "convert",
     "create",
+    "fold",
+    "freeze",
+    "frozen_stats",
     "functional",
     "layers",
+    "norm_state",
+    "optim",
+    "prepare_export",
+    "recalibrate",
     "recipe",
+    "register_norm_type",
+    "set_progress",
+    "stats_mode",
+    "surgery",
+    "sync_stats",
+    "unfreeze",
     "use_backend",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("functional", "layers"):
+    if name in _MODULES:
         return importlib.import_module(f"normlab.{name}")
     if name not in _HOME:
         raise AttributeError(f"module 'normlab' has no attribute {name!r}")

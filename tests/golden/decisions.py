@@ -22,5 +22,7 @@ DECISIONS = {
     "untrained": "a scale starts at 1, so y_eval_untrained, which divides by theirs, 0, is not compared",
     "lost_mass": "rows where theirs loses mass are only on the simplex and far enough, register 11",
     "ties": "p_def where it is unique, else on the simplex and far enough, register 11",
+    "downhill": "an error, since theirs descends for negative weights, register 20",
+    "once": "batches are counted once in a step, theirs twice, register 21",
 }
 """What the line of a case says; also where to look for who decided it."""

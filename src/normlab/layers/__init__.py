@@ -21,8 +21,10 @@ from normlab.layers.lp import LpBatchNorm
 from normlab.layers.mean_only import MeanOnlyNorm
 from normlab.layers.meta import MetaNorm
 from normlab.layers.noisy import NoisyBatchNorm
+from normlab.layers.progress import FollowsProgress, FollowsRate, set_progress
 from normlab.layers.rbn import RepresentativeBatchNorm
 from normlab.layers.rbn_minus import RBNMinus
+from normlab.layers.rules import HasRules, TrainingRule
 from normlab.layers.running import BatchLayer
 from normlab.layers.scaled_relu import ScaledReLU, scaled_relu
 from normlab.layers.scaled_weight_standardized import ScaledWeightStandardizedConv2d
@@ -47,8 +49,11 @@ __all__ = [
     "EvoNormB0",
     "EvoNormS0",
     "FilterResponseNorm",
+    "FollowsProgress",
+    "FollowsRate",
     "GhostBatchNorm",
     "GroupNorm",
+    "HasRules",
     "IEBNMinus",
     "ILMNorm",
     "InstanceEnhancementBatchNorm",
@@ -68,10 +73,12 @@ __all__ = [
     "SparseSwitchNorm",
     "StochasticWhiteningBatchNorm",
     "SwitchNorm",
+    "TrainingRule",
     "VarianceNorm",
     "WeightCenteredConv2d",
     "WeightNormConv2d",
     "WeightStandardizedConv2d",
     "create",
     "scaled_relu",
+    "set_progress",
 ]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Unpack
+from collections.abc import Mapping
+from typing import ClassVar, Unpack
 
 import torch
 from torch import Tensor
@@ -13,12 +14,14 @@ from normlab.functional import Moments
 from normlab.functional.sparsest import Centre, sparsestmax
 from normlab.layers.base import NORMS, among
 from normlab.layers.circumstances import check_writable, in_backward
+from normlab.layers.progress import FollowsProgress
+from normlab.layers.rules import HasRules, TrainingRule
 from normlab.layers.running import BatchOptions
 from normlab.layers.switch import Parts, Variance
 
 
 @NORMS.register("sparse_switch")
-class SparseSwitchNorm(Parts):
+class SparseSwitchNorm(Parts, FollowsProgress, HasRules):
     """Blend instance, layer and batch moments with SparsestMax weights; as `radius` grows, one of them is selected.
 
         p = SparsestMax(λ; r),  p' = SparsestMax(λ'; r),   μ = Σ_k p_k μ_k,   σ² = Σ_k p'_k σ²_k,   k ∈ (IN, LN, BN)
@@ -26,6 +29,9 @@ class SparseSwitchNorm(Parts):
     `set_progress(t)` makes the radius t, from 0 at the start of training to 1 at its end; selection is complete by
     t = 0.82. A weight vector that has become one-hot in training stays so: `mean_fixed` or `var_fixed` is set, the
     logits are overwritten by it, and their gradient is 0 from then on.
+
+    `TRAINING` is how the authors train the logits: at lr / 10, without decay, the gradient of all of them together
+    clipped to 1, and none once they are fixed. A recipe's groups and `recipes.attach_rules` see to it.
 
     Args:
         num_features: C, the number of channels.
@@ -35,6 +41,11 @@ class SparseSwitchNorm(Parts):
 
     Source: Shao et al., arXiv:1903.03793, and their code.
     """
+
+    TRAINING: ClassVar[Mapping[str, TrainingRule]] = {
+        "mean_logits": TrainingRule("mix_logits", lr_divisor=10.0, max_norm=1.0, fixed_by="mean_fixed"),
+        "var_logits": TrainingRule("mix_logits", lr_divisor=10.0, max_norm=1.0, fixed_by="var_fixed"),
+    }
 
     centre: Centre
     radius: Tensor

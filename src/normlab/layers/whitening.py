@@ -17,13 +17,14 @@ from normlab.functional.normalize import (
 from normlab.layers.base import NORMS, among
 from normlab.layers.circumstances import check_writable, in_backward
 from normlab.layers.mixing import channel_rows, mix_channels, totals
+from normlab.layers.progress import FollowsRate
 from normlab.layers.running import BatchLayer, RunningOptions
 
 Criterion = Literal["kl", "fro"]
 
 
 @NORMS.register("whitening")
-class StochasticWhiteningBatchNorm(BatchLayer):
+class StochasticWhiteningBatchNorm(BatchLayer, FollowsRate):
     """Normalize each channel by the moments of the batch, then decorrelate the channels by a learned matrix.
 
         x̂ = (x - μ) / √(σ² + eps),   S = mean x̂ x̂ᵀ,   y = γ W x̂ + β
@@ -36,7 +37,8 @@ class StochasticWhiteningBatchNorm(BatchLayer):
     Args:
         num_features: C, the number of channels.
         criterion: of which D is the (relative) gradient.
-        alpha: step of W; an attribute that may be changed. The paper keeps alpha / learning rate constant.
+        alpha: step of W at the first learning rate; an attribute that may be changed. The paper keeps alpha /
+            learning rate constant: `set_progress(model, t, lr_share=...)` does.
         running: see `RunningOptions`. The paper has momentum 0.05 and running_var="biased".
 
     Raises:
@@ -78,6 +80,11 @@ class StochasticWhiteningBatchNorm(BatchLayer):
         among("criterion", criterion, get_args(Criterion))
         self.criterion, self.alpha = criterion, alpha
         self.add_buffer("whitening", (num_features, num_features), nn.init.eye_)
+        self.lr_share = 1.0
+
+    def set_lr_share(self, share: float) -> None:
+        """Multiply alpha by the learning rate now / at the start."""
+        self.lr_share = share
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
         """Normalize and whiten x [N, C, *S]; with a residual, add it before the activation."""
@@ -107,7 +114,7 @@ class StochasticWhiteningBatchNorm(BatchLayer):
         if self.criterion == "fro":
             tiny = torch.finfo(w.dtype).eps  # nothing to do is 0, not 0 / 0
             step = step @ s / (torch.linalg.matrix_norm(gap) + tiny)
-        new = w - self.alpha * step
+        new = w - self.alpha * (self.lr_share * step)
         new = (new + new.T) / 2
         if self.guard_nonfinite:
             new = torch.where(new.isfinite().all(), new, w)

@@ -3,74 +3,42 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import nn
 
 from normlab.errors import SpecError, UnknownName
-from normlab.layers.batch import FORMULATIONS, Formulation
+from normlab.layers.rules import training_rules
+from normlab.recipes import prepare as steps
+from normlab.recipes.explain import Explanation, explain
 from normlab.recipes.fan_in import init_fan_in
 from normlab.recipes.groups import RULES, Rule, build_groups, check_cover
-from normlab.recipes.input_norm import SIGMA_RELU_PAPER, input_channels, normalize_input
-from normlab.recipes.prepare import ScalePlan, ZeroScale, check_model, plan_scales, set_formulation, set_scales
-from normlab.registry import Registry
+from normlab.recipes.input_norm import input_channels, normalize_input
+from normlab.recipes.prepare import ScalePlan
+from normlab.recipes.scope import chosen_sites
+from normlab.recipes.values import Values, number
+from normlab.recipes.verify import Finding, divisors, find, groups_of
+from normlab.recipes.wrapped import bare, check_whole
+from normlab.registry import Call, Registry
 from normlab.seeding import Streams
+from normlab.surgery.trial import Sample
+from normlab.surgery.wrapped import unwrap
 
-Init = Literal["fan_in", "keep"]
-
-_CHOICES = {"zero_scale": get_args(ZeroScale), "formulation": FORMULATIONS, "init": get_args(Init)}
+_LATER = {("norms", "batch"), ("scope", "all"), ("scaled_eps", False)}
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """Initial values and parameter groups for networks with batch normalization, trained from scratch.
+@dataclass(frozen=True, repr=False)
+class Recipe(Values):
+    """Initial values and parameter groups for networks with normalization layers, trained from scratch.
 
-    Its repr is a spec: `recipe(repr(r)) == r`.
-
-    Args:
-        name: what it is registered as.
-        scale: γ₀ in (0, 1], initial value of the weight of every BatchNorm.
-        lr_divisor: c >= 1; these weights learn at lr / c.
-        input_norm: a BatchNorm on the input, of initial weight γ₀ · sigma_act.
-        zero_scale: "keep" leaves weights that are all 0 (zero-initialised residual branches), "overwrite" does not.
-        formulation: of BatchNorm; see `layers.batch`.
-        init: "fan_in" draws weights as the paper does; "keep" leaves the model's own.
-        sigma_act: standard deviation of the activation function on N(0, 1); `SIGMA_RELU` is exact for ReLU.
-
-    Raises:
-        SpecError: a value that cannot be used.
+    Its fields are those of `Values`. Its repr is a spec: `recipe(repr(r)) == r`.
 
     Source: Davis and Frank, arXiv:2110.13989, secs. 3 and 4.
     """
-
-    name: str
-    scale: float
-    lr_divisor: float
-    input_norm: bool = True
-    zero_scale: ZeroScale = "keep"
-    formulation: Formulation = "standard"
-    init: Init = "fan_in"
-    sigma_act: float = SIGMA_RELU_PAPER
-
-    def __post_init__(self) -> None:
-        self._check("scale", 0 < _number(self.scale) <= 1, "a number in (0, 1]")
-        self._check(
-            "lr_divisor",
-            1 <= _number(self.lr_divisor) < math.inf,
-            "a number >= 1; use 1 for the full rate (the official code's c = 0 means that too)",
-        )
-        self._check("sigma_act", 0 < _number(self.sigma_act) < math.inf, "a number > 0, 0.58 for ReLU")
-        self._check("input_norm", type(self.input_norm) is bool, "True or False")
-        for key, choices in _CHOICES.items():
-            if getattr(self, key) not in choices:
-                raise UnknownName(key, getattr(self, key), choices, where=f"recipe {self.name!r}: ")
-
-    def _check(self, key: str, good: bool, wanted: str) -> None:
-        if not good:
-            raise SpecError(f"recipe {self.name!r}: {key}={getattr(self, key)!r} should be {wanted}")
 
     def __repr__(self) -> str:
         arguments = inspect.signature(RECIPES[self.name]).parameters
@@ -78,7 +46,7 @@ class Recipe:
 
     def plan(self, model: nn.Module) -> ScalePlan:
         """Which scales `prepare` sets and which it keeps; print it to see how many. Changes nothing."""
-        return plan_scales(model, self.zero_scale)
+        return steps.plan_scales(model, self.zero_scale, self.norms, self.scope)
 
     def prepare(
         self,
@@ -91,6 +59,7 @@ class Recipe:
         """Give the model its initial values, in place, and normalize its input. Make the optimizer afterwards.
 
         Args:
+            model: a compiled one is changed inside; DDP and FSDP come afterwards.
             streams: where weights are drawn from, each from `streams.torch("init", name)`; None takes one seed
                 from torch's default generator, so that `torch.manual_seed` governs it.
             in_channels: of the input; None takes those of the first convolution or fully connected layer.
@@ -102,16 +71,21 @@ class Recipe:
         Raises:
             SpecError: a model that the recipe cannot act on; see the message.
         """
-        check_model(model, force=force)
-        channels = input_channels(model) if self.input_norm and in_channels is None else in_channels
-        if self.init == "fan_in":
-            init_fan_in(model, streams or _streams_of_torch())
-        set_scales(model, self.scale, self.zero_scale)
-        if self.formulation != "standard":
-            set_formulation(model, self.formulation)
+        if not isinstance(model, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance] - the caller may not be typed
+            raise SpecError(f"prepare takes a torch module, got {model!r}")
+        root = unwrap(model)
+        plan = steps.check_model(root, self, force=force)
+        channels = input_channels(root) if self.input_norm and in_channels is None else in_channels
+        if streams is None and (self.init == "fan_in" or self.to is not None):
+            streams = Streams(int(torch.randint(2**63 - 1, ()).item()))
+        if self.init == "fan_in" and streams is not None:
+            init_fan_in(root, streams)
+        new = steps.apply(root, self, plan, streams)
+        logging.getLogger("normlab").info("%s: %s", self.name, plan)
+        model = model if new is root else new
         if not self.input_norm or channels is None:
             return model
-        return normalize_input(model, channels, scale=self.scale * self.sigma_act)
+        return normalize_input(model, channels, scale=(self.scale or 1.0) * self.sigma_act, trained=self.train_scale)
 
     def param_groups(
         self, model: nn.Module, *, lr: float, weight_decay: float = 0.0, rule: Rule = "role"
@@ -119,30 +93,99 @@ class Recipe:
         """Optimizer groups that cover each trainable parameter once; see `recipes.groups` for who goes where.
 
         Args:
+            model: prepared; wrapped ones too (DDP, torch.compile).
             lr: learning rate of all but the scales of batch normalization, which learn at lr / c.
             weight_decay: of the weights; nothing else decays.
             rule: "role" decides by type of module; "name_shape" is the official code's rule, with its errors.
 
         Returns:
-            Groups named no_decay, norm_scale, weight, in this order, without empty ones.
+            Groups named no_decay, norm_scale, weight, norm_shift, and those of layers with training rules of their
+            own, in this order, without empty ones.
 
         Raises:
-            SpecError: a rate that is not a number >= 0, or nothing to train.
+            SpecError: a rate that is not a number >= 0, nothing to train, a parameter that would land in two groups,
+                scales that should be fixed and are not.
         """
-        if rule not in RULES:
-            raise UnknownName("rule", rule, RULES)
-        for key, value in (("lr", lr), ("weight_decay", weight_decay)):
-            if not 0 <= _number(value) < math.inf:
-                raise SpecError(f"param_groups: {key}={value!r} should be a number >= 0")
+        self._check_arguments(rule, lr=lr, weight_decay=weight_decay)
+        model = bare(model)
+        check_whole(model)
+        sites = chosen_sites(model, self.norms, self.scope)
+        if not self.train_scale:
+            steps.check_fixed(sites, self.name)
+        own = {r.group: r for _, _, r in training_rules(model)} if rule == "role" else {}
         groups = build_groups(
             model.named_parameters(),
-            RULES[rule](model),
+            RULES[rule](model, sites),
             lr=lr,
             weight_decay=weight_decay,
             lr_divisor=self.lr_divisor,
+            factor=self.factor,
+            rules=own,
         )
         check_cover(model, groups)
         return groups
+
+    def _check_arguments(self, rule: str, **rates: float) -> None:
+        if rule not in RULES:
+            raise UnknownName("rule", rule, RULES)
+        if rule == "name_shape" and (self.norms, self.scope, self.factor) != ("batch", "all", 1):
+            raise SpecError(
+                "rule='name_shape' is the official code's, which knows no norms, scope or factor: use 'role'"
+            )
+        for key, value in rates.items():
+            if not 0 <= number(value) < math.inf:
+                raise SpecError(f"param_groups: {key}={value!r} should be a number >= 0")
+
+    def max_lr(self, optimizer: object, max_lr: float) -> list[float]:
+        """The list that OneCycleLR wants as its `max_lr`, and CyclicLR as `base_lr` and `max_lr`.
+
+        Args:
+            optimizer: it, or its groups: those of `param_groups`.
+            max_lr: what a group at the full rate gets.
+
+        Raises:
+            SpecError: groups that no recipe made, or a rate that is no number >= 0.
+        """
+        if not 0 <= number(max_lr) < math.inf:
+            raise SpecError(f"max_lr={max_lr!r} should be one number >= 0: the rate of what learns at the full rate")
+        return [max_lr / divisor for divisor in divisors(groups_of(optimizer))]
+
+    def verify(
+        self, optimizer: object, scheduler: object | None = None, *, model: nn.Module | None = None
+    ) -> tuple[Finding, ...]:
+        """What undoes this recipe in an optimizer, and in a scheduler, tried on a copy; nothing is changed or raised.
+
+        Found are groups that others made (HF Trainer's own) or for another recipe; one rate for all groups, as
+        OneCycleLR with one `max_lr` sets it as soon as it is made; a floor such as `eta_min` next to the rate of the
+        scales; schedules that do not keep the ratio of the groups; layers whose gradients should be clipped and are
+        not; with the model, parameters that the optimizer lacks, or that are not the model's any more after surgery.
+
+        Args:
+            optimizer: torch's, or what has `param_groups`, such as SAM.
+            scheduler: of torch, of timm, or one that steps alike. It is followed to its end, or for 10,000 steps.
+            model: what is to be trained, as it is now.
+
+        Returns:
+            Findings, each with what to pass instead; empty where all is well.
+        """
+        return find(optimizer, scheduler, model, lr_divisor=self.lr_divisor, factor=self.factor)
+
+    def explain(
+        self, model: nn.Module, batch: Sample | None = None, *, lr: float | None = None, weight_decay: float = 0.0
+    ) -> Explanation:
+        """A report to print: which parameter is in which group, and what the scales do to the gradients.
+
+        Args:
+            model: prepared.
+            batch: what the model takes; on it γ / √(σ² + eps), the factor of Eq. 12, is measured for each layer, in one
+                forward pass in training mode that leaves no trace. None leaves this part out.
+            lr, weight_decay: as for `param_groups`; without lr, rates are given as shares of it.
+
+        Raises:
+            as `param_groups`; and what the model raises on the batch.
+        """
+        groups = self.param_groups(model, lr=1.0 if lr is None else lr, weight_decay=weight_decay)
+        return explain(self, bare(model), groups, self.plan(model), batch, relative=lr is None)
 
 
 RECIPES: Registry[Recipe] = Registry("recipe")
@@ -158,10 +201,11 @@ def recipe(spec: str) -> Recipe:
     return RECIPES.create(spec)
 
 
-def _number(value: Any) -> float:
-    """The value, or NaN, which no range holds, where it is no number."""
-    return math.nan if isinstance(value, bool) or not isinstance(value, (int, float)) else float(value)
+def canonical(spec: str) -> str:
+    """The spec with every default written out, but for arguments that came when runs had been made and hashed.
 
-
-def _streams_of_torch() -> Streams:
-    return Streams(int(torch.randint(2**63 - 1, ()).item()))
+    Raises:
+        as `recipe`.
+    """
+    call = RECIPES.parse(spec)
+    return str(Call(call.name, {key: value for key, value in call.arguments.items() if (key, value) not in _LATER}))

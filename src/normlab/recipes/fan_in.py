@@ -9,7 +9,10 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd  # pyright: ignore[reportPrivateUsage]
 
 from normlab.errors import SpecError
+from normlab.layers import WeightNormConv2d
+from normlab.recipes.wrapped import plain_name
 from normlab.seeding import Streams
+from normlab.surgery import norm_sites
 
 
 def init_fan_in(model: nn.Module, streams: Streams) -> None:
@@ -19,7 +22,8 @@ def init_fan_in(model: nn.Module, streams: Streams) -> None:
         fully connected:  U(-b, b),  b = √(6 / fan_in)
 
     fan_in counts the input values of one output value: in_channels / groups · kernel size, also where the convolution
-    is transposed. Embeddings, recurrent layers and attention's input projections keep what they have.
+    is transposed. Embeddings, also where a fully connected layer shares theirs, recurrent layers and attention's input
+    projections keep what they have; so do convolutions and fully connected layers inside a normalization layer.
 
     Each weight comes from a stream keyed by its name, drawn in float32 on the CPU, so that networks which share a
     name share its values, whatever else they hold and wherever they are. A weight held twice is drawn once.
@@ -27,19 +31,23 @@ def init_fan_in(model: nn.Module, streams: Streams) -> None:
     Source: Davis and Frank, official code, `networks.py`. Its comment on the fully connected layers promises torch's
     default, 1/√fan_in; what it computes, and what gave the published numbers, is the bound above.
     """
-    drawn: set[int] = set()
+    drawn = {id(module.weight) for module in model.modules() if isinstance(module, (nn.Embedding, nn.EmbeddingBag))}
     for name, module in _layers(model):
         if id(module.weight) not in drawn:
             drawn.add(id(module.weight))
             generator = streams.torch("init", f"{name}.weight" if name else "weight")
             _assign(module.weight, _draw(module, generator))
+            if isinstance(module, WeightNormConv2d):
+                module.reset_gain()
         if module.bias is not None:
             _assign(module.bias, torch.zeros(module.bias.shape))
 
 
 def _layers(model: nn.Module) -> list[tuple[str, _ConvNd | nn.Linear]]:
     """The layers to initialise, by name; checked before any is changed."""
-    found = [(name, m) for name, m in model.named_modules() if isinstance(m, (_ConvNd, nn.Linear))]
+    of_norms = {id(part) for site in norm_sites(model) for part in site.module.modules()}
+    every = ((name, m) for name, m in model.named_modules() if id(m) not in of_norms)
+    found = [(plain_name(name), m) for name, m in every if isinstance(m, (_ConvNd, nn.Linear))]
     for name, module in found:
         if "weight" not in dict(module.named_parameters(recurse=False)):
             raise SpecError(

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd  # pyright: ignore[reportPrivateUsage]
 
 from normlab.errors import SpecError
 from normlab.layers.batch import BatchNorm
@@ -27,8 +28,13 @@ class InputNormalized(nn.Sequential):
     """
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Normalize x [N, C, *S] and pass it on, with the other arguments as they are."""
+        """Normalize x [N, C, *S] and pass it on, with the other arguments as they are.
+
+        Raises:
+            SpecError: an input of other channels than those told, or no floating-point tensor: a list of images, say.
+        """
         norm, model = self
+        _check_input(norm, x)
         return model(norm(x), *args, **kwargs)
 
     def unwrap(self) -> nn.Module:
@@ -36,10 +42,10 @@ class InputNormalized(nn.Sequential):
         return self[1]
 
 
-def normalize_input(model: nn.Module, channels: int, *, scale: float) -> InputNormalized:
+def normalize_input(model: nn.Module, channels: int, *, scale: float, trained: bool = True) -> InputNormalized:
     """Put a BatchNorm with initial weight `scale` before the model, on the model's device and in its dtype."""
     like = next((p for p in model.parameters() if torch.is_floating_point(p)), torch.empty(0))
-    norm = BatchNorm(channels, device=like.device, dtype=like.dtype, scale=scale, bias=False)
+    norm = BatchNorm(channels, device=like.device, dtype=like.dtype, scale=scale, bias=False).requires_grad_(trained)
     return InputNormalized(norm, model).train(model.training)
 
 
@@ -47,14 +53,31 @@ def input_channels(model: nn.Module) -> int:
     """Input channels of the first convolution or fully connected layer, in the order of `model.modules()`.
 
     Raises:
-        SpecError: there is no such layer.
+        SpecError: there is no such layer, or an embedding comes before it: its input are indices, not channels.
     """
     for module in model.modules():
-        if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Conv3d)):
+        if isinstance(module, _ConvNd):
             return module.in_channels
         if isinstance(module, nn.Linear):
             return module.in_features
+        if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
+            raise SpecError(
+                f"{type(model).__name__} seems to begin with an embedding, whose indices cannot be normalized: "
+                "use input_norm=False, or pass in_channels"
+            )
     raise SpecError(
         f"{type(model).__name__} has no convolution or fully connected layer to tell its input channels: "
         "pass in_channels, or use input_norm=False"
     )
+
+
+def _check_input(norm: nn.Module, x: Any) -> None:
+    if not isinstance(x, Tensor) or not x.is_floating_point():
+        came = f"{x.dtype} tensor" if isinstance(x, Tensor) else type(x).__name__
+        raise SpecError(f"an input normalization takes a tensor of floating point, got {came}: use input_norm=False")
+    channels = getattr(norm, "num_features", x.shape[1:2].numel())
+    if x.dim() > 1 and x.shape[1] != channels:
+        raise SpecError(
+            f"the input normalization was made for {channels} channels, those of the first convolution or fully "
+            f"connected layer, and the input {list(x.shape)} has {x.shape[1]}: prepare(model, in_channels={x.shape[1]})"
+        )

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from normlab.errors import SpecError, UnknownName
-from normlab.recipes import RECIPES
+from normlab.recipes import RECIPES, canonical
 from normlab.seeding import resolve_seed
 from normlab.study.data import DATASETS
 from normlab.study.models import MODELS
@@ -91,7 +91,7 @@ def resolve(study: StudySpec, arm: str, point: Point) -> dict[str, Any]:
     try:
         resolved = job.model_copy(
             update={
-                "recipe": str(RECIPES.parse(job.recipe)),
+                "recipe": canonical(job.recipe),
                 "model": ModelSpec(name=str(MODELS.parse(job.model.name, given=("in_channels", "num_classes")))),
                 "data": DataSpec(
                     name=str(DATASETS.parse(job.data.name, given=("rng",))), split_seed=job.data.split_seed

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normlab.recipes import recipe
+from normlab.layers import set_progress
+from normlab.recipes import attach_rules, recipe
 from normlab.seeding import Streams
 from normlab.study.context import Context, Diverged
 from normlab.study.data import Dataset, Split, load
@@ -31,11 +32,15 @@ class Examples:
     images: Tensor
     labels: Tensor
 
-    def batches(self, size: int, streams: Streams, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Images and labels in the order of this epoch's shuffle; the last batch may be smaller."""
+    def batches(self, size: int, streams: Streams, epoch: int) -> Iterator[tuple[Tensor, Tensor, float]]:
+        """Images, labels and the share of the epoch before them, in the order of this epoch's shuffle.
+
+        The last batch may be smaller.
+        """
         order = torch.from_numpy(streams.numpy("shuffle", epoch).permutation(len(self.labels)))
-        for batch in order.to(self.images.device).split(size):
-            yield self.images[batch], self.labels[batch]
+        parts = order.to(self.images.device).split(size)
+        for step, batch in enumerate(parts):
+            yield self.images[batch], self.labels[batch], step / len(parts)
 
 
 @dataclass
@@ -69,10 +74,11 @@ def train(arm: Mapping[str, Any], streams: Streams, context: Context) -> dict[st
     )
     model, groups = _build(job, data, streams, context.device)
     optimizer = torch.optim.SGD(groups, lr=job.train.lr, momentum=job.train.momentum, fused=True)
+    attach_rules(optimizer, model)
     first, best = _resume(context, model, optimizer)
     for epoch in range(first, job.train.epochs):
         set_lr(optimizer, job.train, epoch)
-        loss = _epoch(model, optimizer, fit.batches(job.train.batch_size, streams, epoch), streams, epoch)
+        loss = _epoch(model, optimizer, fit.batches(job.train.batch_size, streams, epoch), streams, epoch, job.train)
         if not math.isfinite(loss):
             raise _diverged(epoch, loss, data.num_classes)
         accuracy = 100 * evaluate(model, validation).double().mean().item()
@@ -159,16 +165,19 @@ def _on_device(split: Split, scale: float, context: Context) -> Examples:
 def _epoch(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    batches: Iterable[tuple[Tensor, Tensor]],
+    batches: Iterable[tuple[Tensor, Tensor, float]],
     streams: Streams,
     epoch: int,
+    train: TrainSpec,
 ) -> float:
     """One pass over the training examples; the mean loss over them."""
     model.train()
-    total, count = 0.0, 0
+    total, count, listeners = 0.0, 0, 1
+    lr_share = optimizer.param_groups[0]["lr"] / optimizer.param_groups[0]["initial_lr"]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(streams.integer("dropout", epoch))
-        for images, labels in batches:
+        for images, labels, part in batches:
+            listeners = listeners and set_progress(model, (epoch + part) / train.epochs, lr_share=lr_share)
             loss = nn.functional.cross_entropy(model(images), labels)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple, get_args
 
 import torch
 from torch import nn
@@ -11,18 +12,8 @@ from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPriva
 from torch.nn.modules.instancenorm import _InstanceNorm  # pyright: ignore[reportPrivateUsage]
 
 from normlab.errors import SpecError, UnknownName
-from normlab.layers.batch import BatchNorm
-
-Kind = Literal["batch", "instance", "group", "layer", "rms"]
-
-
-@dataclass(frozen=True)
-class NormType:
-    """What a type of module is: which moments it uses, and the names of its weight and bias."""
-
-    kind: Kind
-    weight: str = "weight"
-    bias: str = "bias"
+from normlab.layers import BNET, BatchLayer, GroupNorm, InstanceNorm, Layer, LayerNorm
+from normlab.surgery.known import Features, Kind, NormType, foreign
 
 
 @dataclass(frozen=True)
@@ -32,6 +23,7 @@ class Site:
     Args:
         name: its first name in `model.named_modules()`; empty for the model itself.
         weight: the attribute that holds γ, bias: the one that holds β; their values may be None.
+        frozen: its weight and bias are buffers: nothing trains it.
     """
 
     name: str
@@ -39,10 +31,11 @@ class Site:
     kind: Kind
     weight: str
     bias: str
+    frozen: bool = False
 
 
 class Affine(NamedTuple):
-    """γ and β of a layer; None where it has none."""
+    """γ and β of a layer; None where it has none that can be trained."""
 
     weight: nn.Parameter | None
     bias: nn.Parameter | None
@@ -51,32 +44,71 @@ class Affine(NamedTuple):
 _TYPES: dict[type[nn.Module], NormType] = {}
 
 
-def register_norm_type(cls: type[nn.Module], *, kind: Kind, weight: str = "weight", bias: str = "bias") -> None:
-    """Say that `cls` and its subclasses normalize.
+def register_norm_type(
+    cls: type[nn.Module],
+    *,
+    kind: Kind,
+    weight: str = "weight",
+    bias: str = "bias",
+    features: Features = "first",
+    tail: tuple[str, ...] = (),
+) -> None:
+    """Say that `cls` and its subclasses normalize, and that `convert` may put another norm in their place.
 
     Args:
-        kind: batch-type layers are those that recipes act on.
+        kind: batch-type layers are those that recipes act on; "other" is a norm that is none of the five.
         weight: the attribute that holds γ, bias: the one that holds β; a layer need not have them.
+        features: the dimension of the input that they belong to: "first" after the batch, [N, C, ...], or "last".
+        tail: children that the layer applies to what it has normalized, such as an activation, in this order.
 
     Raises:
-        UnknownName: a kind that is not one of the five.
+        UnknownName: a kind that is not one of the six, or features that are neither first nor last.
     """
-    if kind not in get_args(Kind):
-        raise UnknownName("kind of norm", kind, get_args(Kind))
-    _TYPES[cls] = NormType(kind, weight, bias)
+    for option, value, known in (("kind of norm", kind, Kind), ("features", features, Features)):
+        if value not in get_args(known):
+            raise UnknownName(option, value, get_args(known))
+    _TYPES[cls] = NormType(kind, weight, bias, features, tail=tail)
 
 
-register_norm_type(BatchNorm, kind="batch")
+register_norm_type(Layer, kind="other")
+register_norm_type(BatchLayer, kind="batch")
+register_norm_type(BNET, kind="batch", weight="none")  # its weight is a convolution kernel
+register_norm_type(InstanceNorm, kind="instance")
+register_norm_type(GroupNorm, kind="group")
+register_norm_type(LayerNorm, kind="layer")
 register_norm_type(_BatchNorm, kind="batch")
+register_norm_type(nn.SyncBatchNorm, kind="batch")
 register_norm_type(_InstanceNorm, kind="instance")
 register_norm_type(nn.GroupNorm, kind="group")
-register_norm_type(nn.LayerNorm, kind="layer")
-register_norm_type(nn.RMSNorm, kind="rms")
+register_norm_type(nn.LayerNorm, kind="layer", features="last")
+register_norm_type(nn.RMSNorm, kind="rms", features="last")
 
 
 def norm_type(module: nn.Module) -> NormType | None:
     """What is known of this module's type or its nearest known base; None for what does not normalize."""
-    return next((_TYPES[base] for base in type(module).__mro__ if base in _TYPES), None)
+    return known_type(type(module))
+
+
+def known_type(cls: type) -> NormType | None:
+    """What is known of this class or its nearest known base; None for what does not normalize."""
+    return next(filter(None, map(_known, cls.__mro__)), None)
+
+
+def _known(cls: type) -> NormType | None:
+    return _TYPES.get(cls) or foreign(cls)
+
+
+def overrides_forward(module: nn.Module) -> bool:
+    """Does a subclass of the nearest known type compute something else than that type, for all that is known?"""
+    below = _below_known(type(module))
+    return not isinstance(module, Layer) and any("forward" in vars(cls) for cls in below)
+
+
+def _below_known(cls: type) -> Iterator[type]:
+    for base in cls.__mro__:
+        if _known(base) is not None:
+            return
+        yield base
 
 
 def is_norm(module: nn.Module) -> bool:
@@ -87,7 +119,7 @@ def is_norm(module: nn.Module) -> bool:
 def norm_sites(model: nn.Module) -> list[Site]:
     """All normalization layers in the order of `model.named_modules()`, the model itself included, shared ones once."""
     found = ((name, module, norm_type(module)) for name, module in model.named_modules())
-    return [Site(name, module, t.kind, t.weight, t.bias) for name, module, t in found if t is not None]
+    return [Site(name, module, t.kind, t.weight, t.bias, t.frozen) for name, module, t in found if t is not None]
 
 
 def affine_params(module: nn.Module) -> Affine:
@@ -105,6 +137,8 @@ def affine_params(module: nn.Module) -> Affine:
 
 def _parameter(module: nn.Module, name: str) -> nn.Parameter | None:
     value = getattr(module, name, None)
+    if name in module._buffers:  # pyright: ignore[reportPrivateUsage]
+        return None
     if isinstance(value, torch.Tensor) and not isinstance(value, nn.Parameter):
         raise SpecError(f"{name} of {type(module).__name__} is computed (a parametrization?): remove that first")
     return value

@@ -12,9 +12,11 @@ from tests.golden.claims import (
     beyond,
     equations,
     instance,
+    recalibration,
     recipes,
     refused,
     response,
+    sam,
     sparsest,
     switch,
 )
@@ -22,7 +24,7 @@ from tests.golden.comparison import Check
 
 FAMILIES = (batch, instance, switch, response, attention, beyond)
 LAYERS = {key: build for family in FAMILIES for key, build in family.LAYERS.items()}
-CHECKS = {**recipes.CHECKS, **sparsest.CHECKS}
+CHECKS = {**recalibration.CHECKS, **recipes.CHECKS, **sparsest.CHECKS, **sam.CHECKS}
 
 
 def find(case: Case) -> Claim | Check | None:

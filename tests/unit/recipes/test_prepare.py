@@ -73,10 +73,9 @@ def test_formulations_start_as_the_standard_network(formulation):
     assert [site.module.formulation for site in sites] == ["standard", formulation, formulation]
     x = torch.randn(4, 3, 5, 5)
     torch.testing.assert_close(other(x), standard(x), rtol=0, atol=0)
-    with pytest.raises(SpecError, match=f"'{formulation}' cannot stand in for SyncBatchNorm"):
-        normlab.recipe(f"revisited(formulation='{formulation}')").prepare(
-            nn.Sequential(nn.Linear(3, 3), nn.SyncBatchNorm(3))
-        )
+    synced = nn.Sequential(nn.Linear(3, 3), nn.SyncBatchNorm(3))
+    layer = normlab.recipe(f"revisited(formulation='{formulation}')").prepare(synced)[1][1]
+    assert (layer.formulation, layer.sync) == (formulation, True)
 
 
 class TwoInputs(nn.Module):

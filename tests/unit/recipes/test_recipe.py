@@ -1,4 +1,4 @@
-"""A recipe is a value: four definitions, written and read as specs."""
+"""A recipe is a value: definitions, written and read as specs, and hashed with the runs of a study."""
 
 from __future__ import annotations
 
@@ -6,18 +6,24 @@ import copy
 import dataclasses
 import math
 import pickle
+from pathlib import Path
 
 import pytest
 from torch import nn
 
 import normlab
 from normlab.errors import SpecError
-from normlab.recipes import RECIPES, SIGMA_RELU, SIGMA_RELU_PAPER, Recipe
+from normlab.recipes import RECIPES, SIGMA_RELU, SIGMA_RELU_PAPER, Recipe, canonical
 from normlab.recipes.init_only import init_only
 from normlab.recipes.revisited import revisited
+from normlab.study.plan import plan
+from normlab.study.spec import load
 
 SPECS = [
-    *RECIPES,
+    *(name if name != "norm" else "norm(to='group(num_groups=4)')" for name in RECIPES),
+    "rbn(center=True)",
+    "beta_boost(factor=8, train_scale=True)",
+    "revisited(norms='all', scope='layer*, !layer4.*', scaled_eps=True)",
     "revisited(scale=0.05, lr_divisor=10, formulation='a2', zero_scale='overwrite')",
     "init_only(scale=1, init='keep')",
     "baseline(input_norm=False)",
@@ -39,7 +45,52 @@ def test_definitions(name, scale, lr_divisor):
         formulation="standard",
         init="fan_in",
         sigma_act=0.58,
+        norms="batch",
+        scope="all",
+        to=None,
+        train_scale=True,
+        factor=1,
+        scaled_eps=False,
     )
+
+
+@pytest.mark.parametrize(
+    ("spec", "values"),
+    [
+        ("rbn", {"scale": 1, "lr_divisor": 1, "to": "rbn(center=False)"}),
+        ("rbn(center=True)", {"to": "rbn(center=True)"}),
+        ("rbn_minus", {"scale": 1, "lr_divisor": 1, "to": "rbn_minus"}),
+        ("iebn", {"scale": 1, "lr_divisor": 1, "to": "iebn"}),
+        ("iebn_minus", {"scale": 1, "lr_divisor": 1, "to": "iebn_minus", "input_norm": True, "init": "fan_in"}),
+        ("a1", {"scale": 0.1, "lr_divisor": 100, "formulation": "a1"}),
+        ("a2", {"scale": 0.1, "lr_divisor": 100, "formulation": "a2"}),
+        ("frozen_scale", {"scale": 1, "train_scale": False, "factor": 1}),
+        ("beta_boost", {"scale": 1, "train_scale": False, "factor": 64}),
+        ("norm(to='switch')", {"scale": None, "to": "switch", "input_norm": False, "init": "keep"}),
+    ],
+)
+def test_definitions_of_comparisons_and_controls(spec, values):
+    r = normlab.recipe(spec)
+    assert {key: getattr(r, key) for key in values} == values
+
+
+def test_stored_runs_keep_their_hashes():
+    """The keys with which these runs of `studies/digits.toml` were stored, before recipes took norms and scope."""
+    study = Path(__file__).parents[3] / "studies" / "digits.toml"
+    runs = plan(load(study), "normlab.study.train.train")
+    first = {run.arm: run.key for run in runs if run.seed == 1}
+    assert first == {
+        "base": "b8b2b92b5aedde28f9be",
+        "lr only": "1045d0966bda027152ef",
+        "γ 0.25": "fe2bee3960ae4d697714",
+        "γ 0.10": "118c74effbd27523b067",
+    }
+
+
+def test_canonical_leaves_out_later_arguments_at_their_defaults_alone():
+    assert canonical("lr_only(norms='batch')") == canonical("lr_only") == canonical("lr_only(scope='all')")
+    assert canonical("lr_only(norms='all')") != canonical("lr_only")
+    assert normlab.recipe(canonical("a1(scope='bn*')")) == normlab.recipe("a1(scope='bn*')")
 
 
 @pytest.mark.parametrize("spec", SPECS)
@@ -71,6 +122,15 @@ def test_immutable_hashable_copied_and_pickled(spec):
         ("revisited(input_norm='no')", "input_norm='no' should be"),
         ("revisited(scal=0.1)", "unknown argument of recipe 'revisited': 'scal'; did you mean 'scale'"),
         ("baseline(scale=0.1)", "unknown argument of recipe 'baseline': 'scale'"),
+        ("a1(norms='all')", "norms='all' should be 'batch': formulation 'a1' is one of BatchNorm alone"),
+        ("revisited(norms='group')", "norms='group' should be"),
+        ("revisited(scope='bn1, ')", "scope='bn1, ' should be 'all' or patterns of layer names"),
+        ("revisited(scope='!')", "scope='!' should be 'all' or patterns"),
+        ("norm", "recipe 'norm' lacks to"),
+        ("norm(to='grup')", "unknown norm 'grup'; did you mean 'group'"),
+        ("norm(to='group(groups=2)')", "unknown argument of norm 'group': 'groups'; did you mean 'num_groups'"),
+        ("norm(to='weight_norm', scope='a')", "scope choose norms, and weight_norm replaces convolutions"),
+        ("beta_boost(factor=0)", "factor=0.0 should be a number > 0, 64 in airbench"),
         ("revisitd", "unknown recipe 'revisitd'; did you mean 'revisited'"),
     ],
 )

@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import importlib
+
 import pytest
 import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 
 from normlab.errors import SpecError, UnknownName
-from normlab.layers import BatchNorm
-from normlab.surgery import affine_params, is_norm, norm_sites, register_norm_type
+from normlab.layers import (
+    NORMS,
+    BatchLayer,
+    BatchNorm,
+    FilterResponseNorm,
+    GroupNorm,
+    InstanceNorm,
+    LayerNorm,
+    MetaNorm,
+    SwitchNorm,
+)
+from normlab.study.models import import_timm
+from normlab.surgery import affine_params, is_norm, norm_sites, norm_type, register_norm_type
+from normlab.surgery.sites import overrides_forward
 
 
 class OwnBatchNorm(nn.BatchNorm2d):
@@ -18,6 +32,12 @@ class OwnBatchNorm(nn.BatchNorm2d):
 
 KNOWN = [
     (BatchNorm(4), "batch"),
+    (InstanceNorm(4), "instance"),
+    (GroupNorm(4, 2), "group"),
+    (LayerNorm(4), "layer"),
+    (SwitchNorm(4), "batch"),
+    (FilterResponseNorm(4), "other"),
+    (MetaNorm(4), "other"),
     (nn.BatchNorm1d(4), "batch"),
     (nn.BatchNorm2d(4, affine=False), "batch"),
     (nn.BatchNorm3d(4), "batch"),
@@ -68,6 +88,71 @@ def test_a_weight_that_is_computed_is_refused():
         affine_params(layer)
 
 
+@pytest.mark.parametrize("name", NORMS)
+def test_every_norm_of_normlab_is_known(name):
+    layer = NORMS.create(name, num_features=64)
+    kind = norm_type(layer).kind
+    own = {"instance", "group", "layer"}
+    assert kind == (name if name in own else "batch" if isinstance(layer, BatchLayer) else "other")
+    assert not overrides_forward(layer)
+    weight, bias = affine_params(layer)
+    assert weight is None or weight.shape == (64,)  # not BNET's kernel
+    assert bias is None or bias.shape == (64,)
+
+
+COUNTS = {"mobilenetv2_100": 52, "repvgg_a0": 61, "densenet121": 121, "efficientnet_b0": 49, "regnety_002": 44}
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_norms_with_an_activation_inside_are_found_in_networks_of_timm(name):
+    with torch.device("meta"):
+        sites = norm_sites(import_timm().create_model(name))
+    assert {(type(site.module).__name__, site.kind) for site in sites} == {("BatchNormAct2d", "batch")}
+    assert len(sites) == COUNTS[name]
+
+
+def test_frozen_batch_norm_has_nothing_to_train():
+    layers = import_timm().layers
+    torchvision = importlib.import_module("torchvision")
+    for layer in (torchvision.ops.FrozenBatchNorm2d(4), layers.norm_act.FrozenBatchNormAct2d(4)):
+        (site,) = norm_sites(layer)
+        assert (site.kind, site.frozen) == ("batch", True)
+        assert affine_params(layer) == (None, None)
+    assert not norm_sites(layers.BatchNormAct2d(4))[0].frozen
+
+
+def test_rms_norms_of_transformers_are_told_apart():
+    pytest.importorskip("transformers")
+    import_timm()  # transformers imports torchvision, too
+    models = "transformers.models."
+    known = {"llama.modeling_llama.LlamaRMSNorm": "rms", "t5.modeling_t5.T5LayerNorm": "rms"}
+    known |= {"qwen3.modeling_qwen3.Qwen3RMSNorm": "rms", "detr.modeling_detr.DetrFrozenBatchNorm2d": "batch"}
+    known |= {"gemma.modeling_gemma.GemmaRMSNorm": None}  # multiplies by 1 + weight
+    for name, kind in known.items():
+        module, _, cls = (models + name).rpartition(".")
+        found = norm_type(getattr(importlib.import_module(module), cls)(8))
+        assert (None if found is None else found.kind) == kind, name
+        assert found is None or found.features == ("first" if kind == "batch" else "last")
+
+
+def test_layer_norm_2d_of_torchvision_has_its_features_first():
+    import_timm()
+    layer = importlib.import_module("torchvision.models.convnext").LayerNorm2d(4)
+    assert norm_type(layer).features == "first"
+    assert norm_type(nn.LayerNorm(4)).features == "last"
+
+
+def test_a_subclass_may_do_more_than_what_is_known():
+    class More(nn.BatchNorm2d):
+        def forward(self, input):
+            return super().forward(input) + 1
+
+    assert not overrides_forward(OwnBatchNorm(4))
+    assert overrides_forward(More(4))
+    register_norm_type(More, kind="batch")
+    assert not overrides_forward(More(4))
+
+
 def test_own_types_can_be_registered():
     class Own(nn.Module):
         def __init__(self):
@@ -81,3 +166,5 @@ def test_own_types_can_be_registered():
     assert norm_sites(nn.Sequential(layer))[0].weight == "gain"
     with pytest.raises(UnknownName, match="unknown kind of norm 'bach'; did you mean 'batch'"):
         register_norm_type(Own, kind="bach")
+    with pytest.raises(UnknownName, match="unknown features 'lest'; did you mean 'last'"):
+        register_norm_type(Own, kind="batch", features="lest")

@@ -1,0 +1,1 @@
+"""What norms remember, how it pools, and how it is borrowed for a while."""

@@ -1,0 +1,49 @@
+"""Which models can be operated on: wrappers are taken off where that is safe, and refused with the reason elsewhere."""
+
+from __future__ import annotations
+
+from torch import nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+from normlab.errors import SpecError
+
+_COMPILED = "torch._dynamo.eval_frame.OptimizedModule"
+_FULLY_SHARDED = (
+    "torch.distributed.fsdp.fully_sharded_data_parallel.FullyShardedDataParallel",
+    "torch.distributed.fsdp.FSDPModule",
+)
+
+
+def unwrap(model: nn.Module) -> nn.Module:
+    """The model inside DataParallel and torch.compile, which take up whatever is changed inside them.
+
+    Raises:
+        SpecError: not a module; or it is, or holds, one whose layers cannot be exchanged: the message says why.
+    """
+    if not isinstance(model, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance] - the caller may not be typed
+        raise SpecError(f"surgery takes a torch module, got {model!r}")
+    while isinstance(model, DataParallel) or _is(model, _COMPILED):
+        inner = model.module if isinstance(model, DataParallel) else model._orig_mod
+        assert isinstance(inner, nn.Module)
+        model = inner
+    for name, module in model.named_modules():
+        reason = _reason(module)
+        if reason is not None:
+            raise SpecError(f"{name or 'the model'} is a {type(module).__name__}: {reason}")
+    return model
+
+
+def _is(module: nn.Module, *names: str) -> bool:
+    return any(f"{cls.__module__}.{cls.__qualname__}" in names for cls in type(module).__mro__)
+
+
+def _reason(module: nn.Module) -> str | None:
+    if isinstance(module, DistributedDataParallel):
+        return "it has planned its communication for the parameters it holds. Convert model.module, then wrap it again"
+    if _is(module, *_FULLY_SHARDED):
+        return "its parameters are shards in buckets. Convert the model first, then shard it"
+    if _is(module, "torch.jit._script.ScriptModule", "torch.jit._script.RecursiveScriptModule"):
+        return "its layers are compiled into one graph. Convert the Python model first, then script it"
+    if type(module).__module__.startswith("torch.ao.nn."):
+        return "quantised layers have their norms folded in. Convert the model first, then quantise it"
+    return None
