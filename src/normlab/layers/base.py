@@ -55,6 +55,7 @@ class Layer(nn.Module, ABC):
     bias: nn.Parameter | None
     activation: Activation | None
     _call: tuple[tuple[Any, ...], dict[str, Any]]
+    _tail: tuple[str, ...] = ()  # children that `convert` has put after it
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         """Remember the call, which is what `extra_repr` shows."""
@@ -148,8 +149,8 @@ class Layer(nn.Module, ABC):
         check_input(x, residual)
 
     def __repr__(self) -> str:
-        """One line, which evaluates; the parts follow from the arguments."""
-        return f"{type(self).__name__}({self.extra_repr()})"
+        """One line, which evaluates, since the parts follow from the arguments; more if something was put after it."""
+        return super().__repr__() if self._tail else f"{type(self).__name__}({self.extra_repr()})"
 
     def extra_repr(self) -> str:
         """The constructor's arguments that are not defaults, so that the repr evaluates to a layer like this one."""

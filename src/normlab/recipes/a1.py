@@ -1,38 +1,15 @@
 """The recipe `revisited` with the formulation A1 of BatchNorm, which scales the shift as well."""
 
+from typing import Unpack
+
 from normlab.recipes.base import RECIPES, Recipe
-from normlab.recipes.input_norm import SIGMA_RELU_PAPER
-from normlab.recipes.scope import Norms
-from normlab.recipes.values import Init, ZeroScale
+from normlab.recipes.values import ScaleOptions
 
 
 @RECIPES.register("a1")
-def a1(
-    scale: float = 0.1,
-    lr_divisor: float = 100.0,
-    input_norm: bool = True,
-    zero_scale: ZeroScale = "keep",
-    init: Init = "fan_in",
-    sigma_act: float = SIGMA_RELU_PAPER,
-    *,
-    norms: Norms = "batch",
-    scope: str = "all",
-    scaled_eps: bool = False,
-) -> Recipe:
+def a1(scale: float = 0.1, lr_divisor: float = 100.0, **options: Unpack[ScaleOptions]) -> Recipe:
     """y = γ (x̂ + β). Of BatchNorm alone: norms="all" is an error.
 
     Source: Davis and Frank, arXiv:2110.13989, sec. 3.
     """
-    return Recipe(
-        "a1",
-        scale=scale,
-        lr_divisor=lr_divisor,
-        input_norm=input_norm,
-        zero_scale=zero_scale,
-        formulation="a1",
-        init=init,
-        sigma_act=sigma_act,
-        norms=norms,
-        scope=scope,
-        scaled_eps=scaled_eps,
-    )
+    return Recipe("a1", scale=scale, lr_divisor=lr_divisor, formulation="a1", **options)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import math
 from dataclasses import dataclass
@@ -41,8 +40,7 @@ class Recipe(Values):
     """
 
     def __repr__(self) -> str:
-        arguments = inspect.signature(RECIPES[self.name]).parameters
-        return f"{self.name}({', '.join(f'{key}={getattr(self, key)!r}' for key in arguments)})"
+        return str(Call(self.name, {key: getattr(self, key) for key in sorted(RECIPES.hints(self.name))}))
 
     def plan(self, model: nn.Module) -> ScalePlan:
         """Which scales `prepare` sets and which it keeps; print it to see how many. Changes nothing."""
@@ -207,5 +205,6 @@ def canonical(spec: str) -> str:
     Raises:
         as `recipe`.
     """
-    call = RECIPES.parse(spec)
-    return str(Call(call.name, {key: value for key, value in call.arguments.items() if (key, value) not in _LATER}))
+    made = recipe(spec)
+    arguments = {key: getattr(made, key) for key in sorted(RECIPES.hints(made.name))}
+    return str(Call(made.name, {key: value for key, value in arguments.items() if (key, value) not in _LATER}))

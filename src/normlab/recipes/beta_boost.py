@@ -1,9 +1,9 @@
 """Control from the speed runs on CIFAR-10: shifts learn many times faster than everything else."""
 
+from typing import Unpack
+
 from normlab.recipes.base import RECIPES, Recipe
-from normlab.recipes.input_norm import SIGMA_RELU_PAPER
-from normlab.recipes.scope import Norms
-from normlab.recipes.values import Init, ZeroScale
+from normlab.recipes.values import Options, ZeroScale
 
 
 @RECIPES.register("beta_boost")
@@ -11,13 +11,8 @@ def beta_boost(
     factor: float = 64.0,
     train_scale: bool = False,
     scale: float = 1.0,
-    input_norm: bool = True,
     zero_scale: ZeroScale = "keep",
-    init: Init = "fan_in",
-    sigma_act: float = SIGMA_RELU_PAPER,
-    *,
-    norms: Norms = "batch",
-    scope: str = "all",
+    **options: Unpack[Options],
 ) -> Recipe:
     """β learns at lr · `factor`; γ stays at `scale`, or with `train_scale` learns at lr.
 
@@ -26,15 +21,4 @@ def beta_boost(
 
     Source: Jordan, github.com/KellerJordan/cifar10-airbench (2024), airbench94.py.
     """
-    return Recipe(
-        "beta_boost",
-        scale=scale,
-        input_norm=input_norm,
-        zero_scale=zero_scale,
-        init=init,
-        sigma_act=sigma_act,
-        norms=norms,
-        scope=scope,
-        train_scale=train_scale,
-        factor=factor,
-    )
+    return Recipe("beta_boost", scale=scale, zero_scale=zero_scale, train_scale=train_scale, factor=factor, **options)

@@ -1,31 +1,15 @@
 """Instance Enhancement BatchNorm in the paper's comparison."""
 
+from typing import Unpack
+
 from normlab.recipes.base import RECIPES, Recipe
-from normlab.recipes.input_norm import SIGMA_RELU_PAPER
-from normlab.recipes.scope import Norms
-from normlab.recipes.values import Init
+from normlab.recipes.values import Options
 
 
 @RECIPES.register("iebn")
-def iebn(
-    input_norm: bool = True,
-    init: Init = "fan_in",
-    sigma_act: float = SIGMA_RELU_PAPER,
-    *,
-    norms: Norms = "batch",
-    scope: str = "all",
-) -> Recipe:
+def iebn(**options: Unpack[Options]) -> Recipe:
     """BASE (γ₀ = 1, c = 1) with IEBN for BatchNorm.
 
     Source: Liang et al., AAAI 2020, arXiv:1908.04008; compared in Davis and Frank, arXiv:2110.13989, sec. 4.
     """
-    return Recipe(
-        "iebn",
-        scale=1.0,
-        input_norm=input_norm,
-        init=init,
-        sigma_act=sigma_act,
-        norms=norms,
-        scope=scope,
-        to="iebn",
-    )
+    return Recipe("iebn", scale=1.0, to="iebn", **options)

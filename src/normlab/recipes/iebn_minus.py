@@ -1,28 +1,12 @@
 """Instance Enhancement BatchNorm without its pooling, in the paper's comparison."""
 
+from typing import Unpack
+
 from normlab.recipes.base import RECIPES, Recipe
-from normlab.recipes.input_norm import SIGMA_RELU_PAPER
-from normlab.recipes.scope import Norms
-from normlab.recipes.values import Init
+from normlab.recipes.values import Options
 
 
 @RECIPES.register("iebn_minus")
-def iebn_minus(
-    input_norm: bool = True,
-    init: Init = "fan_in",
-    sigma_act: float = SIGMA_RELU_PAPER,
-    *,
-    norms: Norms = "batch",
-    scope: str = "all",
-) -> Recipe:
+def iebn_minus(**options: Unpack[Options]) -> Recipe:
     """BASE (γ₀ = 1, c = 1) with IEBN-minus for BatchNorm. Source: Davis and Frank, arXiv:2110.13989, sec. 4."""
-    return Recipe(
-        "iebn_minus",
-        scale=1.0,
-        input_norm=input_norm,
-        init=init,
-        sigma_act=sigma_act,
-        norms=norms,
-        scope=scope,
-        to="iebn_minus",
-    )
+    return Recipe("iebn_minus", scale=1.0, to="iebn_minus", **options)

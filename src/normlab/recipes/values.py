@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypedDict, get_args
 
 from normlab.errors import SpecError, UnknownName
 from normlab.layers.batch import FORMULATIONS, Formulation
@@ -21,6 +21,23 @@ _CHOICES = {
     "init": get_args(Init),
     "norms": get_args(Norms),
 }
+
+
+class Options(TypedDict, total=False):
+    """Arguments that every recipe takes; their defaults and meaning are those of `Values`."""
+
+    input_norm: bool
+    init: Init
+    sigma_act: float
+    norms: Norms
+    scope: str
+
+
+class ScaleOptions(Options, total=False):
+    """Arguments of the recipes that start scales small."""
+
+    zero_scale: ZeroScale
+    scaled_eps: bool
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+import normlab
 from normlab.study.models import import_timm
 from normlab.surgery import convert, norm_type
 from normlab.surgery.conversion.adapt import tail
@@ -196,3 +197,10 @@ def test_hooks_with_keywords_and_always_called():
     convert(model, "batch")
     model(torch.randn(2, 4, 3, 3))
     assert calls == [{}, {}]
+
+
+def test_printing_a_model_shows_the_activation_that_follows_a_converted_layer():
+    model = nn.Sequential(layers.BatchNormAct2d(4, act_layer=nn.SiLU))
+    convert(model, "group(num_groups=2)")
+    assert "(act): SiLU(" in repr(model)
+    assert repr(normlab.create("group(num_groups=2)", num_features=4)) == "GroupNorm(4, num_groups=2)"
