@@ -53,6 +53,22 @@ class Unavailable(NormlabError):
     """An optional part that was asked for is missing."""
 
 
+def came(value: object) -> str:
+    """A value as messages show it: itself where that is short, or else what it is."""
+    text = repr(value)
+    return text if len(text) <= 60 and "\n" not in text else f"an instance of {type(value).__name__}"
+
+
+def require(value: object, kind: type | tuple[type, ...], wanted: str) -> None:
+    """Refuse a value of another type; `wanted` reads "recalibrate takes a loader of batches".
+
+    Raises:
+        SpecError: says what is wanted, and what came.
+    """
+    if not isinstance(value, kind):
+        raise SpecError(f"{wanted}; got {came(value)}")
+
+
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name most like `name`, or None where nothing is near."""
     by_folded = {k.lower(): k for k in known}

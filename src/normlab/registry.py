@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar, get_args, get_type_hints
 
-from normlab.errors import SpecError, UnknownName
+from normlab.errors import SpecError, UnknownName, require
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
@@ -32,6 +32,7 @@ def parse(text: str, *, kind: str = "spec") -> Call:
     Raises:
         SpecError: anything else; the message shows the form.
     """
+    require(text, str, f"a {kind} is named by a string, name or name(key=value, ...)")
     form = f"{kind} {text!r} should read name or name(key=value, ...)"
     try:
         node = ast.parse(text.strip(), mode="eval").body

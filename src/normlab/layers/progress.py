@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 
 from torch import nn
 
-from normlab.errors import SpecError
+from normlab.errors import SpecError, require
 
 
 class FollowsProgress(ABC):
@@ -46,6 +46,8 @@ def set_progress(model: nn.Module, t: float, *, lr_share: float | None = None) -
 
     Source: Shao et al., arXiv:1903.03793, authors' code; Zhang et al., arXiv:2106.04413.
     """
+    require(model, nn.Module, "set_progress takes a torch module, then t")
+    require(t, (int, float), "set_progress takes t, a number between 0 and 1")
     if not 0 <= t <= 1:
         raise SpecError(f"set_progress: t={t} should be between 0, the start of training, and 1, its end")
     share = (1 + math.cos(math.pi * t)) / 2 if lr_share is None else lr_share

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from normlab.errors import SpecError
+from normlab.errors import SpecError, came
 from normlab.optim.arguments import UpdateStats, check_adaptive, check_names, check_numbers, check_wrapped
 from normlab.optim.inplace import Copies, add_, copy, put_back_, unscale_
 from normlab.optim.perturbation import Adaptive, P, perturbation
@@ -152,6 +152,8 @@ class SAM(Wrapper):
         Raises:
             SpecError: no closure and no `first_step` before; a closure given to a GradScaler's step.
         """
+        if closure is not None and not callable(closure):
+            raise SpecError(f"step() of SAM takes a closure, a function without arguments; got {came(closure)}")
         if closure is None and not self.perturbed:
             raise SpecError(
                 "step() of SAM needs two passes: give it a closure that clears the gradients, runs the model, calls "
@@ -194,7 +196,7 @@ class SAM(Wrapper):
             target for target in self._targets(self.model, self.base, self.scope) if target.parameter.grad is not None
         ]
         if not live:
-            raise SpecError(f"no parameter in scope={self.scope!r} has a gradient: run backward before first_step()")
+            raise SpecError(f"no parameter in scope={self.scope!r} has a gradient: run backward before first_step(); frozen ones (requires_grad=False) get none")
         parameters = [target.parameter for target in live]
         epsilons = self._perturbation(live)
         copies = copy(parameters)

@@ -69,8 +69,6 @@ class Recipe(Values):
         Raises:
             SpecError: a model that the recipe cannot act on; see the message.
         """
-        if not isinstance(model, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance] - the caller may not be typed
-            raise SpecError(f"prepare takes a torch module, got {model!r}")
         root = unwrap(model)
         plan = steps.check_model(root, self, force=force)
         channels = input_channels(root) if self.input_norm and in_channels is None else in_channels

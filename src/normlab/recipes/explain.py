@@ -150,9 +150,9 @@ def _eps_notes(values: Values, model: nn.Module, layers: Sequence[LayerFactor]) 
     notes: list[str] = []
     if values.scale is not None:
         var = KAIMING * (values.sigma_act * values.scale) ** 2
-        eps = [
-            getattr(s.module, t.eps, None) for s in chosen_sites(model, "batch", "all") if (t := norm_type(s.module))
-        ]
+        of_input = model[0] if isinstance(model, InputNormalized) else None
+        sites = [s for s in chosen_sites(model, values.norms, values.scope) if s.module is not of_input]
+        eps = [getattr(s.module, t.eps, None) for s in sites if (t := norm_type(s.module))]
         most = max((value for value in eps if isinstance(value, float)), default=0.0)
         notes.append(
             f"Eq. 15: after a scale of γ₀ = {values.scale:g}, the activation and Kaiming's weights, the variance is "

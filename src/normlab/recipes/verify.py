@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import nn
 
-from normlab.errors import SpecError
+from normlab.errors import SpecError, came
 from normlab.recipes.attach import follows_rules
 from normlab.recipes.groups import cover_faults
 from normlab.recipes.simulate import simulate
@@ -47,7 +47,9 @@ def groups_of(optimizer_or_groups: object) -> list[dict[str, Any]]:
     groups = getattr(optimizer_or_groups, "param_groups", optimizer_or_groups)
     listed: list[Any] = list(groups) if isinstance(groups, Iterable) else [groups]
     if not all(isinstance(group, dict) for group in listed):
-        raise SpecError(f"an optimizer, or groups made by recipe.param_groups, are wanted; got {optimizer_or_groups!r}")
+        raise SpecError(
+            f"an optimizer, or groups made by recipe.param_groups, are wanted; got {came(optimizer_or_groups)}"
+        )
     return listed
 
 
@@ -140,7 +142,7 @@ def _check_scheduler(groups: Groups, scheduler: Any) -> list[Finding]:
     peaks = [max(rates) for rates in zip(*history, strict=True)]
     for step, rates in enumerate(history):
         if fault := _fault(groups, rates, peaks):
-            instead = f"a scheduler that multiplies each group's own rate, or, where it takes a list, {_max_lr(groups)}"
+            instead = f"a scheduler that multiplies each group's own rate, or {_listed(groups, scheduler)}"
             return [Finding("scheduler", f"{type(scheduler).__name__} at step {step}: {fault}", instead)]
     return []
 
@@ -183,6 +185,12 @@ def _max_lr(groups: Groups) -> str:
     peak = float(group.get("max_lr", group.get("initial_lr", group["lr"]))) * shares[reference]
     listed = ", ".join(f"{peak / share:g}" for share in shares)
     return f"max_lr=recipe.max_lr(optimizer, {peak:g}), which is [{listed}]"
+
+
+def _listed(groups: Groups, scheduler: Any) -> str:
+    if type(scheduler).__name__ in ("OneCycleLR", "CyclicLR"):
+        return _max_lr(groups)
+    return f"a list with a value for each group, in the ratio {[1 / share for share in divisors(groups)]}"
 
 
 def _reference(shares: Sequence[float]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from normlab.errors import SpecError
+from normlab.errors import SpecError, require
 
 
 def bare(model: nn.Module) -> nn.Module:
@@ -13,6 +13,7 @@ def bare(model: nn.Module) -> nn.Module:
 
     `surgery.unwrap` is stricter: what may be trained may not always be changed.
     """
+    require(model, nn.Module, "a torch module is wanted")
     while True:
         inner = model.module if isinstance(model, (DistributedDataParallel, DataParallel)) else None
         inner = getattr(model, "_orig_mod", None) if inner is None and _is_compiled(model) else inner

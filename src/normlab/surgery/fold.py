@@ -29,7 +29,7 @@ TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3}
 """Of a whole model on a sample, relative to its largest output; half precision has 0.05."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class FoldRecord:
     """What `fold` did.
 
@@ -55,7 +55,7 @@ class FoldRecord:
         width = max(len(name) for name, _ in rows)
         return "\n".join(f"{name or '(the model)':{width}}  {what}" for name, what in rows)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return self.table()
 
 

@@ -6,9 +6,10 @@ from functools import partial
 
 from torch import nn
 
-from normlab.errors import SpecError
+from normlab.errors import SpecError, require
 from normlab.surgery.conversion.carry import named_tensors
 from normlab.surgery.sites import norm_sites
+from normlab.surgery.statistics.borrow import require_shapes
 from normlab.surgery.statistics.kept import kept
 
 _THAWED = "_trained_before_freeze"
@@ -34,6 +35,8 @@ def freeze(model: nn.Module, *, stats: bool = True, affine: bool = True) -> list
     """
     if not (stats or affine):
         raise SpecError("freeze(stats=False, affine=False) freezes nothing")
+    require(model, nn.Module, "freeze takes a torch module")
+    require_shapes(model)
     frozen: list[str] = []
     for site in norm_sites(model):
         keeps = stats and kept(site.module) is not None

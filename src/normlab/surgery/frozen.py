@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from normlab.errors import SpecError
+from normlab.errors import SpecError, require
 
 
 @contextmanager
@@ -23,6 +23,7 @@ def frozen_stats(model: nn.Module) -> Generator[None]:
     Raises:
         SpecError: a lazy layer that has seen no input: its first forward pass would write to the buffer itself.
     """
+    require(model, nn.Module, "frozen_stats takes a torch module")
     every = [module._buffers for module in model.modules()]  # pyright: ignore[reportPrivateUsage]
     held = [(buffers, dict(buffers)) for buffers in every]
     lazy = [name for name, buffer in model.named_buffers() if is_lazy(buffer)]

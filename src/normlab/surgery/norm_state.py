@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from normlab.errors import SpecError
+from normlab.errors import SpecError, require
 from normlab.surgery.conversion.carry import named_tensors
 from normlab.surgery.sites import norm_sites
 from normlab.surgery.statistics.borrow import require_shapes
 from normlab.surgery.statistics.kept import Kept, effective, kept, pool, to_store
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class NormState:
     """Copies of all that the normalization layers of a model hold, by the keys of its state dict.
 
@@ -29,6 +29,13 @@ class NormState:
     statistics: Mapping[str, Tensor]
     counters: Mapping[str, Tensor]
     layers: Mapping[str, Kept]
+
+    def __repr__(self) -> str:
+        """How many layers and numbers; not the numbers."""
+        kinds = ("parameters", "statistics", "counters")
+        return (
+            f"NormState({', '.join([f'{len(self.layers)} layers', *(f'{len(getattr(self, k))} {k}' for k in kinds)])})"
+        )
 
     def merge(self, others: Sequence[NormState], weights: Sequence[float] | None = None) -> NormState:
         """One state from several of the same model: this one, then the others.
@@ -47,6 +54,7 @@ class NormState:
         states = [self, *others]
         shares = _shares(weights, len(states))
         for state in others:
+            require(state, NormState, "merge takes what norm_state gave for the other models")
             _same_keys(self, state)
         parameters = {key: _average([s.parameters[key] for s in states], shares) for key in self.parameters}
         counters = {key: torch.stack([s.counters[key] for s in states]).amax(0) for key in self.counters}
@@ -88,6 +96,7 @@ def norm_state(model: nn.Module) -> NormState:
     Raises:
         SpecError: no normalization layer.
     """
+    require(model, nn.Module, "norm_state takes a torch module")
     require_shapes(model)
     sites = norm_sites(model)
     if not sites:

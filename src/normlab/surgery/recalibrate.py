@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import chain, islice
+from types import NoneType
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from normlab.errors import SpecError
+from normlab.errors import SpecError, require
 from normlab.surgery.freeze import is_frozen
 from normlab.surgery.sites import Site, norm_sites
 from normlab.surgery.statistics.borrow import Forward, require_shapes, through
@@ -70,6 +71,9 @@ def recalibrate(
 
     Source: Wu and Johnson, arXiv:2105.07576, sec. 3; fvcore's precise_bn.
     """
+    require(model, nn.Module, "recalibrate takes a torch module")
+    require(loader, Iterable, "recalibrate takes a loader, or a list, of batches")
+    require(batches, (int, NoneType), "batches is how many to take at most, or None")
     if batches is not None and batches < 1:
         raise SpecError(f"batches={batches} should be 1 or more, or None for all that the loader has")
     model = _inside(model)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from torch import nn
 
@@ -14,7 +14,7 @@ from normlab.surgery.conversion.optimizers import Optimizer
 from normlab.surgery.conversion.table import Change, Left, render
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ConversionRecord:
     """What `convert` did.
 
@@ -35,9 +35,9 @@ class ConversionRecord:
     difference: float | None
     unreached: tuple[str, ...]
     dry_run: bool
-    gone: Mapping[str, nn.Parameter] = field(repr=False)
-    new: Mapping[str, nn.Parameter] = field(repr=False)
-    operation: Operation = field(repr=False)
+    gone: Mapping[str, nn.Parameter]
+    new: Mapping[str, nn.Parameter]
+    operation: Operation
 
     def revert(self) -> nn.Module:
         """Put the old layers back with their tensors and hooks, and the optimizer's references.
@@ -76,8 +76,9 @@ class ConversionRecord:
             footers += [f"never reached by the sample: {', '.join(self.unreached)}"]
         if (self.new or self.gone) and not self.operation.told:
             said = f"{len(self.new)} new parameters, {len(self.gone)} gone"
-            footers += [f"{said}: an optimizer made before needs optimizer=, or to be made anew; `check` finds it out"]
+            advice = "an optimizer made before needs optimizer=, or to be made anew"
+            footers += [f"{said}: {advice}; record.check(optimizer) finds it out"]
         return render(self.changes, self.left, footers, dry_run=self.dry_run)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return self.table()

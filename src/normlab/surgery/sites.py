@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 from torch.nn.modules.instancenorm import _InstanceNorm  # pyright: ignore[reportPrivateUsage]
 
-from normlab.errors import SpecError, UnknownName
+from normlab.errors import SpecError, UnknownName, came, require
 from normlab.layers import BNET, BatchLayer, GroupNorm, InstanceNorm, Layer, LayerNorm
 from normlab.surgery.known import Features, Kind, NormType, foreign
 
@@ -64,6 +64,8 @@ def register_norm_type(
     Raises:
         UnknownName: a kind that is not one of the six, or features that are neither first nor last.
     """
+    if not (isinstance(cls, type) and issubclass(cls, nn.Module)):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise SpecError(f"register_norm_type takes a class of modules; got {came(cls)}")
     for option, value, known in (("kind of norm", kind, Kind), ("features", features, Features)):
         if value not in get_args(known):
             raise UnknownName(option, value, get_args(known))
@@ -118,6 +120,7 @@ def is_norm(module: nn.Module) -> bool:
 
 def norm_sites(model: nn.Module) -> list[Site]:
     """All normalization layers in the order of `model.named_modules()`, the model itself included, shared ones once."""
+    require(model, nn.Module, "a torch module is wanted")
     found = ((name, module, norm_type(module)) for name, module in model.named_modules())
     return [Site(name, module, t.kind, t.weight, t.bias, t.frozen) for name, module, t in found if t is not None]
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normlab.errors import SpecError, UnknownName
+from normlab.errors import SpecError, UnknownName, require
 from normlab.layers import AttentiveNorm, EvoNormB0
 from normlab.layers.switch import Parts
 from normlab.surgery.sites import Site, norm_sites
@@ -65,6 +65,7 @@ def stats_mode(model: nn.Module, mode: str) -> Generator[None]:
 
 
 def _share(mode: str) -> float:
+    require(mode, str, 'stats_mode takes "batch", "running" or "mix(0.3)"')
     given = re.fullmatch(r"\s*mix\((.*)\)\s*", mode)
     if given is None:
         if mode not in ("batch", "running"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from normlab.errors import SpecError
+from normlab.errors import SpecError, require
 
 _COMPILED = "torch._dynamo.eval_frame.OptimizedModule"
 _FULLY_SHARDED = (
@@ -20,8 +20,7 @@ def unwrap(model: nn.Module) -> nn.Module:
     Raises:
         SpecError: not a module; or it is, or holds, one whose layers cannot be exchanged: the message says why.
     """
-    if not isinstance(model, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance] - the caller may not be typed
-        raise SpecError(f"surgery takes a torch module, got {model!r}")
+    require(model, nn.Module, "surgery takes a torch module")
     while isinstance(model, DataParallel) or _is(model, _COMPILED):
         inner = model.module if isinstance(model, DataParallel) else model._orig_mod
         assert isinstance(inner, nn.Module)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
 from normlab.errors import SpecError
@@ -66,7 +67,7 @@ class Operation:
             undo.callback(setattr, self, "done", False)
             self.done = True
             for swap in self.swaps:
-                undo.callback(_hand_back, swap)
+                undo.callback(_hand_back, swap, {name: t.dtype for name, t in named_tensors(swap.old).items()})
                 take_hooks(swap.old, swap.new, undo)
             undo.callback(self._exchange, back=True)
             self._exchange()
@@ -107,14 +108,18 @@ def _parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return dict(model.named_parameters())
 
 
-def _hand_back(swap: Swap) -> None:
-    """The old layer gets its tensors from the new one, which may have been moved or loaded in the meantime."""
+def _hand_back(swap: Swap, dtypes: dict[str, torch.dtype]) -> None:
+    """The old layer gets its tensors from the new one, which may have been moved, cast or loaded in the meantime."""
     new = named_tensors(swap.new)
+    kept = {source: new[name].dtype for source, name in swap.handover.kept.items() if name in new}
+    cast = {dtype for source, dtype in kept.items() if dtype != dtypes[source] and dtype.is_floating_point}
     for source, name in swap.handover.kept.items():
         if source not in swap.handover.copied and name in new:
             put(swap.old, source, new[name])
     devices = {value.device for value in new.values()}
     if devices and {value.device for value in named_tensors(swap.old).values()} != devices:
         swap.old.to(devices.pop())
+    if cast:
+        swap.old.to(cast.pop())
     if swap.old.training != swap.new.training:
         swap.old.train(swap.new.training)

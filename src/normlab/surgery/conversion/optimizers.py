@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 from torch import nn
 
-from normlab.errors import SpecError
+from normlab.errors import SpecError, came
 
 
 class Optimizer(Protocol):
@@ -67,7 +67,7 @@ def _restore(
 def _groups(optimizer: Optimizer) -> list[dict[str, Any]]:
     groups = getattr(optimizer, "param_groups", None)
     if groups is None or not hasattr(optimizer, "state"):
-        raise SpecError(f"optimizer should have param_groups and state, as torch's have; got {optimizer!r}")
+        raise SpecError(f"optimizer should have param_groups and state, as torch's have; got {came(optimizer)}")
     return groups
 
 

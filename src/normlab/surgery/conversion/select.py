@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 
 from torch import nn
 
-from normlab.errors import SpecError, UnknownName
+from normlab.errors import SpecError, UnknownName, require
 from normlab.surgery.conversion.convolutions import why_not
 from normlab.surgery.conversion.targets import Target
 from normlab.surgery.sites import Site, norm_sites
@@ -32,7 +32,9 @@ def choose(model: nn.Module, target: Target, where: Where | None) -> tuple[list[
     elif callable(where):
         chosen = [site for site in sites if where(site)]
     else:
-        chosen = _matching(model, sites, [where] if isinstance(where, str) else where)
+        patterns = [where] if isinstance(where, str) else where
+        require(patterns, Sequence, "where is a pattern of layer names, a list of them, or a function of a Site")
+        chosen = _matching(model, sites, patterns)
     if not chosen:
         kinds = Counter(type(site.module).__name__ for site in sites)
         raise SpecError(f"no layer was chosen to become {target.text}; the model has {_listed(kinds)}")

@@ -129,9 +129,13 @@ def _tensors(names: Iterable[str]) -> str:
 
 def _laid_out(rows: list[list[str]]) -> list[str]:
     """Columns as wide as they need to be, the widest ones wrapped until all fit."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    columns = list(zip(*rows, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    least = [max(len(part) for text in column for part in _PARTS.findall(text) or [text]) for column in columns]
     while sum(widths) + 2 * (len(widths) - 1) > WIDTH:
-        widths[widths.index(max(widths))] -= 1
+        spare = [width if width > word else 0 for width, word in zip(widths, least, strict=True)]
+        wide = spare if any(spare) else widths  # words are broken only where nothing else is left
+        widths[wide.index(max(wide))] -= 1
     lines: list[str] = []
     for row in rows:
         cells = [_cell(text, width) for text, width in zip(row, widths, strict=True)]

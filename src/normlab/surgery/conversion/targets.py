@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from normlab.errors import NormlabError, SpecError, UnknownName
+from normlab.errors import NormlabError, SpecError, UnknownName, came
 from normlab.layers import CONVS, NORMS, GroupNorm, Layer
 from normlab.registry import parse
 from normlab.surgery.conversion.carry import arguments, own_arguments, own_tensors, width
@@ -149,7 +149,7 @@ def _by_factory(
     except Exception as error:
         raise SpecError(f"{target.text}({size}) raises {type(error).__name__}: {error}") from error
     if not isinstance(new, nn.Module):  # pyright: ignore[reportUnnecessaryIsInstance] - the caller may not be typed
-        raise SpecError(f"{target.text}({size}) should give a torch module, and gave {new!r}")
+        raise SpecError(f"{target.text}({size}) should give a torch module, and gave {came(new)}")
     if any(is_lazy(value) for value in (*new.parameters(), *new.buffers())):
         raise SpecError(f"{target.text}({size}) gives a lazy layer, which has no use for the number {size}")
     if "device" in place:

@@ -44,9 +44,11 @@ class Tally:
 
     def call(self, forward: Forward, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """Run the layer on a batch, and count it."""
+        module, x = self.site.module, input_of(self.site, args, kwargs).detach()
+        if not x.numel():
+            raise SpecError(f"{label(self.site)} got an input {list(x.shape)}: leave empty batches out")
         if self._ddof is None:
             self._ddof = stored_ddof(self.site, self.own, forward, args, kwargs)
-        module, x = self.site.module, input_of(self.site, args, kwargs).detach()
         with by_batch(self.site, 1.0, sync=False):
             if _goes_by_running(module, x):  # which are not to be zero then
                 return forward(*args, **kwargs)
