@@ -154,7 +154,8 @@ class Recipe(Values):
         Found are groups that others made (HF Trainer's own) or for another recipe; one rate for all groups, as
         OneCycleLR with one `max_lr` sets it as soon as it is made; a floor such as `eta_min` next to the rate of the
         scales; schedules that do not keep the ratio of the groups; layers whose gradients should be clipped and are
-        not; with the model, parameters that the optimizer lacks, or that are not the model's any more after surgery.
+        not; with the model, parameters that the optimizer lacks, or that are not the model's any more after surgery,
+        and before the first step scales that are not at γ₀, since `prepare` was forgotten.
 
         Args:
             optimizer: torch's, or what has `param_groups`, such as SAM.
@@ -164,7 +165,13 @@ class Recipe(Values):
         Returns:
             Findings, each with what to pass instead; empty where all is well.
         """
-        return find(optimizer, scheduler, model, lr_divisor=self.lr_divisor, factor=self.factor)
+        found = find(optimizer, scheduler, model, lr_divisor=self.lr_divisor, factor=self.factor)
+        stale = any(finding.rule == "parameters" for finding in found)
+        if model is None or stale or getattr(optimizer, "state", None):  # after a step scales may be anywhere
+            return found
+        off = steps.scales_off(bare(model), self)
+        instead = "model = recipe.prepare(model), and then the optimizer"
+        return found if off is None else (*found, Finding("prepare", off, instead))
 
     def explain(
         self, model: nn.Module, batch: Sample | None = None, *, lr: float | None = None, weight_decay: float = 0.0

@@ -11,10 +11,10 @@ from torch import nn
 
 from normlab.recipes.input_norm import InputNormalized
 from normlab.recipes.measure import LayerFactor, gradient_factors
-from normlab.recipes.prepare import ScalePlan
+from normlab.recipes.prepare import ScalePlan, scales_off
 from normlab.recipes.scope import chosen_sites
 from normlab.recipes.values import Values
-from normlab.surgery import affine_params, norm_type
+from normlab.surgery import norm_type
 from normlab.surgery.trial import Sample
 
 NOTABLE = 0.01  # share of the variance from which on eps is told in words
@@ -68,7 +68,9 @@ def explain(
 ) -> Explanation:
     """Put the report together; `relative` gives rates as shares of the learning rate."""
     layers, missing = gradient_factors(model, batch) if batch is not None else ([], [])
-    notes = [*_scale_notes(values, model), *_eps_notes(values, model, layers), *_optimizer_notes(values, groups)]
+    off = scales_off(model, values)
+    notes = [f"{off}: trained since, or prepare(model) is to come"] if off else []
+    notes += [*_eps_notes(values, model, layers), *_optimizer_notes(values, groups)]
     if missing:
         few = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
         notes.append(f"{len(missing)} layers are not in the table, not reached by this batch or of another kind: {few}")
@@ -129,21 +131,6 @@ def _layer_table(layers: Sequence[LayerFactor]) -> list[str]:
             f"{layer.factor:.3g}"
         )
     return lines
-
-
-def _scale_notes(values: Values, model: nn.Module) -> list[str]:
-    if values.scale is None:
-        return []
-    own = model[0] if isinstance(model, InputNormalized) else None  # whose scale is γ₀ · sigma_act
-    sites = [site for site in chosen_sites(model, values.norms, values.scope) if site.module is not own]
-    weights = [affine_params(site.module).weight for site in sites]
-    given = [w for w in weights if w is not None and w.detach().any()]
-    off = sum(bool((w.detach() - values.scale).abs().max() > 1e-3 * values.scale) for w in given)
-    if not off:
-        return []
-    return [
-        f"{off} of {len(given)} scales are not at γ₀ = {values.scale:g}: trained since, or prepare(model) is to come"
-    ]
 
 
 def _eps_notes(values: Values, model: nn.Module, layers: Sequence[LayerFactor]) -> list[str]:

@@ -60,6 +60,11 @@ def input_channels(model: nn.Module) -> int:
             return module.in_channels
         if isinstance(module, nn.Linear):
             return module.in_features
+        if isinstance(module, nn.RNNBase):
+            raise SpecError(
+                f"{type(model).__name__} seems to begin with a {type(module).__name__}, whose input has its features "
+                "last, [N, L, C], where the normalization of the input wants [N, C, L]: use input_norm=False"
+            )
         if isinstance(module, (nn.Embedding, nn.EmbeddingBag)):
             raise SpecError(
                 f"{type(model).__name__} seems to begin with an embedding, whose indices cannot be normalized: "

@@ -116,13 +116,29 @@ def check_materialised(model: nn.Module) -> None:
         raise SpecError("parts of the model are on the meta device: model.to_empty(device=...) gives them memory first")
 
 
+def scales_off(model: nn.Module, values: Values) -> str | None:
+    """How many scales do not have the initial value that the recipe gives them, in words; None if all have."""
+    if values.scale is None:
+        return None
+    own = model[0] if isinstance(model, InputNormalized) else None  # whose scale is γ₀ · sigma_act
+    sites = [site for site in chosen_sites(model, values.norms, values.scope) if site.module is not own]
+    weights = [affine_params(site.module).weight for site in sites]
+    given = [w for w in weights if w is not None and w.detach().any()]
+    off = sum(bool((w.detach() - values.scale).abs().max() > 1e-3 * values.scale) for w in given)
+    return f"{off} of {len(given)} scales are not at γ₀ = {values.scale:g}" if off else None
+
+
 def _nothing_to_act_on(model: nn.Module, values: Values) -> str:
     norms, sites = values.norms, chosen_sites(model, values.norms, values.scope)
     called = "BatchNorm" if norms == "batch" else "normalization"
-    why = f"none of its {len(sites)} {called} layers has a scale" if sites else f"it has no {called} layer"
+    where = "" if values.scope == "all" else " in scope"
+    why = f"none of its {len(sites)} {called} layers has a scale" if sites else f"it has no {called} layer{where}"
     others = [site for site in norm_sites(model) if site.kind != "batch" and not site.frozen]
     frozen = [site for site in norm_sites(model) if site.frozen]
-    hints = ["register_norm_type makes a type of yours known."]
+    if not sites and values.scope != "all":
+        hints = [f"scope={values.scope!r} leaves all of its layers out."]
+    else:
+        hints = ["register_norm_type makes a type of yours known."]
     hints += [f"norms='all' acts on its {describe(others)}."] if others and norms == "batch" else []
     hints += [f"Its {describe(frozen)} are frozen by construction: `convert` them first."] if frozen else []
     return (

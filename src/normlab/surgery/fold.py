@@ -124,8 +124,9 @@ def _check_same(before: list[Tensor], difference: float | None) -> None:
     largest = max((float(value.abs().max()) for value in before), default=0.0)
     allowed = TOLERANCE.get(before[0].dtype, 5e-2) * max(largest, 1e-30) if before else 0.0
     if difference is None or not difference <= allowed:
+        found = "another number of them" if difference is None else f"off by {difference:.1e}"
         raise SpecError(
-            f"the folded model gives other outputs for the sample, by {difference}, where {allowed:.1e} is allowed: "
+            f"the folded model gives other outputs for the sample, {found}, where {allowed:.1e} is allowed: "
             "layers of it are called apart from the order they stand in. Nothing was changed"
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from normlab.errors import SpecError, require
 from normlab.surgery.conversion.carry import named_tensors
@@ -36,6 +37,8 @@ def freeze(model: nn.Module, *, stats: bool = True, affine: bool = True) -> list
     if not (stats or affine):
         raise SpecError("freeze(stats=False, affine=False) freezes nothing")
     require(model, nn.Module, "freeze takes a torch module")
+    if affine:
+        _check_not_planned(model)
     require_shapes(model)
     frozen: list[str] = []
     for site in norm_sites(model):
@@ -51,6 +54,14 @@ def freeze(model: nn.Module, *, stats: bool = True, affine: bool = True) -> list
     return frozen
 
 
+def _check_not_planned(model: nn.Module) -> None:
+    if any(isinstance(module, DistributedDataParallel) for module in model.modules()):
+        raise SpecError(
+            "DistributedDataParallel has planned its communication for the parameters that are trained now: freeze "
+            "model.module and wrap it again; freeze(model, affine=False) stops the statistics alone"
+        )
+
+
 def unfreeze(model: nn.Module) -> list[str]:
     """Undo `freeze`: train what was trained before, and follow the training mode of the model again.
 
@@ -60,6 +71,8 @@ def unfreeze(model: nn.Module) -> list[str]:
     Raises:
         SpecError: there are none.
     """
+    if any(_THAWED in vars(site.module) for site in norm_sites(model)):
+        _check_not_planned(model)
     thawed: list[str] = []
     for site in norm_sites(model):
         module, variables = site.module, vars(site.module)

@@ -31,11 +31,9 @@ class NormState:
     layers: Mapping[str, Kept]
 
     def __repr__(self) -> str:
-        """How many layers and numbers; not the numbers."""
+        """How many there are; not what is in them."""
         kinds = ("parameters", "statistics", "counters")
-        return (
-            f"NormState({', '.join([f'{len(self.layers)} layers', *(f'{len(getattr(self, k))} {k}' for k in kinds)])})"
-        )
+        return f"NormState({', '.join(f'{len(getattr(self, kind))} {kind}' for kind in kinds)})"
 
     def merge(self, others: Sequence[NormState], weights: Sequence[float] | None = None) -> NormState:
         """One state from several of the same model: this one, then the others.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import nn
 
@@ -79,6 +80,14 @@ class ConversionRecord:
             advice = "an optimizer made before needs optimizer=, or to be made anew"
             footers += [f"{said}: {advice}; record.check(optimizer) finds it out"]
         return render(self.changes, self.left, footers, dry_run=self.dry_run)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Refuse a copy: it would put layers back into the model of the original.
+
+        Raises:
+            SpecError: always.
+        """
+        raise SpecError("a conversion record cannot be copied or pickled: it belongs to the very model it was made for")
 
     def __repr__(self) -> str:
         return self.table()

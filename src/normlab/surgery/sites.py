@@ -57,7 +57,8 @@ def register_norm_type(
 
     Args:
         kind: batch-type layers are those that recipes act on; "other" is a norm that is none of the five.
-        weight: the attribute that holds γ, bias: the one that holds β; a layer need not have them.
+        weight: the attribute that holds γ itself, bias: the one that holds β; a layer need not have them. A norm that
+            multiplies by 1 + weight, as Gemma's does, cannot be declared: its values mean something else.
         features: the dimension of the input that they belong to: "first" after the batch, [N, C, ...], or "last".
         tail: children that the layer applies to what it has normalized, such as an activation, in this order.
 

@@ -38,7 +38,7 @@ def _is(module: nn.Module, *names: str) -> bool:
 
 def _reason(module: nn.Module) -> str | None:
     if isinstance(module, DistributedDataParallel):
-        return "it has planned its communication for the parameters it holds. Convert model.module, then wrap it again"
+        return "it has planned its communication for the parameters it holds. Do this to model.module, and wrap that"
     if _is(module, *_FULLY_SHARDED):
         return "its parameters are shards in buckets. Convert the model first, then shard it"
     if _is(module, "torch.jit._script.ScriptModule", "torch.jit._script.RecursiveScriptModule"):

@@ -199,3 +199,13 @@ def test_normlab_batch_norm_is_prepared_like_torchs():
     a, b = (r.prepare(model, streams=STREAMS).state_dict() for model in (ours, theirs))
     assert a.keys() == b.keys()
     assert all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_features_last_are_not_normalized_as_if_they_were_first():
+    class Tagger(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn, self.norm, self.out = nn.LSTM(5, 7, batch_first=True), nn.BatchNorm1d(7), nn.Linear(7, 2)
+
+    with pytest.raises(SpecError, match="begin with a LSTM, whose input has its features last"):
+        normlab.recipe("revisited").prepare(Tagger())

@@ -196,3 +196,17 @@ def test_max_lr_is_the_list_of_the_groups(model):
         R.max_lr(torch.optim.SGD(model.parameters()), 0.1)
     with pytest.raises(SpecError, match=r"an optimizer, or groups made by .* are wanted; got 3"):
         R.verify(3)
+
+
+def test_a_forgotten_prepare_is_found_before_the_first_step():
+    recipe, model = normlab.recipe("revisited(input_norm=False)"), nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
+    optimizer = torch.optim.SGD(recipe.param_groups(model, lr=0.1), momentum=0.9)
+    assert [finding.rule for finding in recipe.verify(optimizer, model=model)] == ["prepare"]
+    recipe.prepare(model)
+    assert recipe.verify(optimizer, model=model) == ()
+
+
+def test_a_scope_that_leaves_everything_out_is_named():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8))
+    with pytest.raises(SpecError, match=r"scope='1, !1' leaves all of its layers out"):
+        normlab.recipe("revisited(scope='1, !1')").prepare(model)

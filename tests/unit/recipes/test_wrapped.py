@@ -85,7 +85,7 @@ def test_scope_of_a_compiled_model():
             lambda: nn.Sequential(torch.ao.nn.quantized.Conv2d(3, 4, 1), nn.BatchNorm2d(4)),
             "quantised layers have their norms folded in",
         ),
-        (lambda: "resnet18", "prepare takes a torch module, got 'resnet18'"),
+        (lambda: "resnet18", "surgery takes a torch module; got 'resnet18'"),
     ],
 )
 def test_models_that_cannot_be_changed_are_refused_with_the_reason(build, message):

@@ -34,7 +34,7 @@ def test_distributed_data_parallel_is_refused(tmp_path):
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path / 'rendezvous'}", rank=0, world_size=1)
     try:
         model = nn.parallel.DistributedDataParallel(net())
-        refused(model, "batch", "the model is a DistributedDataParallel.*Convert model.module, then wrap it again")
+        refused(model, "batch", "the model is a DistributedDataParallel.*Do this to model.module")
     finally:
         torch.distributed.destroy_process_group()
 
@@ -47,7 +47,7 @@ def test_scripted_and_quantised_models_are_refused():
 
 
 def test_what_is_no_model_is_refused():
-    with pytest.raises(SpecError, match="takes a torch module, got 3"):
+    with pytest.raises(SpecError, match="takes a torch module; got 3"):
         convert(3, "batch")
 
 

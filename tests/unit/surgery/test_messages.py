@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -70,3 +72,35 @@ def test_reverting_follows_a_change_of_dtype():
     record.revert()
     assert model[1].running_mean.dtype == torch.float64
     model(BATCH.double())
+
+
+def test_a_record_is_not_copied_since_it_would_revert_the_original():
+    model = network()
+    record = normlab.convert(model, "iebn")
+    with pytest.raises(NormlabError, match="belongs to the very model"):
+        copy.deepcopy((model, record))
+
+
+def test_an_optimizer_of_another_model_is_refused_and_nothing_converted():
+    model, other = network(), torch.optim.SGD(network().parameters(), lr=0.1)
+    with pytest.raises(NormlabError, match="none of the optimizer's 4 parameters"):
+        normlab.convert(model, "iebn", optimizer=other)
+    assert type(model[1]) is nn.BatchNorm2d
+
+
+def test_outputs_of_a_norm_with_features_last_are_contiguous_as_before():
+    for to in ("layer", "batch", nn.BatchNorm1d):
+        model = nn.Sequential(nn.LayerNorm(8))
+        normlab.convert(model, to)
+        assert model(torch.randn(2, 5, 8)).view(-1, 8).shape == (10, 8)
+
+
+def test_affine_parameters_of_a_model_in_ddp_are_not_frozen():
+    class Wrapped(nn.parallel.DistributedDataParallel):
+        def __init__(self, module):
+            nn.Module.__init__(self)
+            self.module = module
+
+    with pytest.raises(NormlabError, match="has planned its communication"):
+        normlab.freeze(Wrapped(network()))
+    assert normlab.freeze(Wrapped(network()), affine=False) == ["module.1"]

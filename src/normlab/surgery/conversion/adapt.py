@@ -50,11 +50,14 @@ def move_features(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...] |
     return (args[0].movedim(-1, 1) if outside == "last" else args[0].movedim(1, -1)), *args[1:]
 
 
-def finish(module: nn.Module, _: tuple[Any, ...], output: Tensor) -> Tensor:
+def finish(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
     """Forward hook: the features go back to where they were, and what followed the norm of before is applied."""
     outside = getattr(module, "_features", None)
     if outside is not None:
-        output = output.movedim(1, -1) if outside == "last" else output.movedim(-1, 1)
+        here, there = (1, -1) if outside == "last" else (-1, 1)
+        output = output.movedim(here, there)
+        if args[0].movedim(here, there).is_contiguous():  # what comes next may count on it
+            output = output.contiguous()
     for name in getattr(module, "_tail", ()):
         output = getattr(module, name)(output)
     return output

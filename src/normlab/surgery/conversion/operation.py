@@ -72,6 +72,7 @@ class Operation:
             undo.callback(self._exchange, back=True)
             self._exchange()
             if optimizer is not None:
+                optimizers.check_owner(optimizer, self.before)
                 self.told = True
                 fresh = {id(parameter) for parameter in self.new.values()}
                 joining = [

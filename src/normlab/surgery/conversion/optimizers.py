@@ -47,6 +47,21 @@ def update(
         optimizer.state.pop(parameter, None)
 
 
+def check_owner(optimizer: Optimizer, model: nn.Module) -> None:
+    """Refuse an optimizer of another model.
+
+    Raises:
+        SpecError: it holds none of the model's parameters.
+    """
+    held = {id(parameter) for group in _groups(optimizer) for parameter in group["params"]}
+    own = {id(parameter) for parameter in model.parameters()}
+    if own and not held & own:
+        raise SpecError(
+            f"none of the optimizer's {len(held)} parameters is one of this {type(model).__name__}'s: was it made for "
+            "another model, or before this one was copied?"
+        )
+
+
 def _restore(
     optimizer: Optimizer,
     groups: list[dict[str, Any]],
@@ -54,12 +69,12 @@ def _restore(
     after: list[list[nn.Parameter]],
     states: dict[nn.Parameter, Any],
 ) -> None:
-    came = {id(p) for params in after for p in params} - {id(p) for params in before for p in params}
+    joined = {id(p) for params in after for p in params} - {id(p) for params in before for p in params}
     for group, was, then in zip(groups, before, after, strict=True):
         known = {id(p) for p in (*was, *then)}
         later = [p for p in group["params"] if id(p) not in known]
         group["params"][:] = [*was, *later]
-    now = {p: value for p, value in optimizer.state.items() if id(p) not in came}
+    now = {p: value for p, value in optimizer.state.items() if id(p) not in joined}
     optimizer.state.clear()  # and filled in the order of before
     optimizer.state.update({p: now.get(p, value) for p, value in states.items()} | now)
 

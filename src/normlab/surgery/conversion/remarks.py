@@ -29,5 +29,8 @@ def remarks(old: nn.Module, new: nn.Module, known: NormType, handover: Handover,
     if own.kind == "batch" and {"running_mean", "running_var"} & set(handover.added):
         said.append("uncalibrated: the running statistics are those of a new layer, recalibrate before eval mode")
     if known.kind in ("layer", "rms") and own.kind != "batch" and type(new).__module__.startswith("normlab."):
-        said.append("moments over all positions of an example, where the old layer took each position alone")
+        said.append(
+            "moments over all positions of an example, where the old layer took each position alone: "
+            "padding and later positions are among them, so that a causal model is causal no longer"
+        )
     return said

@@ -83,7 +83,7 @@ def _nothing(model: nn.Module, target: Target) -> str:
     leaves = Counter(type(module).__name__ for module in model.modules() if not list(module.children()))
     sort = "Conv2d" if target.convolution else "normalization layer"
     near = [name for name in leaves if "norm" in name.lower()]
-    hint = f" register_norm_type makes {near[0]} known." if near else ""
+    hint = f" register_norm_type makes {near[0]} known, if its weight is the scale itself." if near else ""
     return f"{type(model).__name__} has no {sort} that could become {target.text}; it has {_listed(leaves)}.{hint}"
 
 
