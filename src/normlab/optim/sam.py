@@ -196,7 +196,10 @@ class SAM(Wrapper):
             target for target in self._targets(self.model, self.base, self.scope) if target.parameter.grad is not None
         ]
         if not live:
-            raise SpecError(f"no parameter in scope={self.scope!r} has a gradient: run backward before first_step(); frozen ones (requires_grad=False) get none")
+            raise SpecError(
+                f"no parameter in scope={self.scope!r} has a gradient: run backward before first_step(); those "
+                "that are frozen (requires_grad=False) get none"
+            )
         parameters = [target.parameter for target in live]
         epsilons = self._perturbation(live)
         copies = copy(parameters)

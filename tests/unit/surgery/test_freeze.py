@@ -29,6 +29,7 @@ def through_pickle(model):
 
 
 def compiled(model):
+    torch._dynamo.reset()  # it gives nn.Sequential up after so many compilations, by whatever tests
     return torch.compile(model, backend="eager", fullgraph=True)
 
 
