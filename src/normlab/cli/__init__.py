@@ -20,6 +20,7 @@ COMMANDS = {
     "status": "Show how far a study has come.",
     "report": "Write the report of a study from what is finished.",
     "compare": "Compare the arms in anybody's CSV of results.",
+    "doctor": "Find the failures of normalization layers that people report.",
     "power": "Seeds needed, power, or smallest effect that can be found.",
 }
 

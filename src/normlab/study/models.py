@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
+import inspect
 import logging
 import sys
 from collections.abc import Sequence
@@ -13,8 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from normlab.errors import SpecError, Unavailable
+from normlab.errors import SpecError, Unavailable, nearest
 from normlab.registry import Registry
+from normlab.study.objects import guarded, load_object, split_call
 
 MODELS: Registry[nn.Module] = Registry("model")
 
@@ -31,6 +34,74 @@ def create_model(spec: str, *, in_channels: int, num_classes: int) -> nn.Module:
         UnknownName: no such network, or it takes no such argument.
     """
     return MODELS.create(spec, in_channels=in_channels, num_classes=num_classes)
+
+
+def load_model(spec: str, *, in_channels: int = 3, num_classes: int = 10) -> nn.Module:
+    """A network by the name that the commands take, with random weights; nothing is downloaded.
+
+        timm:resnet18 · timm:resnet18(num_classes=10)   of timm
+        torchvision:resnet18                            of torchvision
+        package.module:factory · file.py:factory        a function or class that makes it, or the network itself
+        resnet8(width=16)                               built in
+
+    Args:
+        spec: with arguments in brackets where they are wanted.
+        in_channels, num_classes: of a built-in network; the others say theirs in the spec.
+
+    Raises:
+        SpecError: no such network, with the nearest name; or it cannot be made, with the reason.
+        Unavailable: timm or torchvision is not installed.
+    """
+    name, arguments = split_call(spec, "model")
+    library, colon, rest = name.partition(":")
+    if not colon:
+        return _built_in(spec, name, in_channels=in_channels, num_classes=num_classes)
+    if library in ("timm", "torchvision"):
+        if any(arguments.get(key) for key in ("pretrained", "weights", "weights_backbone", "checkpoint_path")):
+            raise SpecError(f"model {spec!r}: weights are random here; load others in a factory, file.py:factory")
+        return (_of_timm if library == "timm" else _of_torchvision)(rest, arguments)
+    found = load_object(name, kind="model")
+    if not isinstance(found, nn.Module):
+        if not callable(found):
+            raise SpecError(f"model {name!r} is {type(found).__name__}, and no function that makes a torch module")
+        found = guarded(lambda: found(**arguments), f"model {spec!r}")
+    if not isinstance(found, nn.Module):
+        raise SpecError(f"model {spec!r} made {type(found).__name__}, and no torch module")
+    return found
+
+
+def _built_in(spec: str, name: str, *, in_channels: int, num_classes: int) -> nn.Module:
+    if name in MODELS:
+        return create_model(spec, in_channels=in_channels, num_classes=num_classes)
+    close = nearest(name, MODELS)
+    with contextlib.suppress(Unavailable):
+        close = f"timm:{name}" if import_timm().is_model(name) else close
+    hint = f"; did you mean {close!r}?" if close else "."
+    others = "timm:NAME, torchvision:NAME, package.module:factory, file.py:factory"
+    raise SpecError(f"unknown model {name!r}{hint} Known: {', '.join(MODELS)}, {others}.")
+
+
+def _of_timm(name: str, arguments: dict[str, Any]) -> nn.Module:
+    timm = import_timm()
+    if not timm.is_model(name):
+        raise SpecError(_unlisted("timm", name.partition(".")[0], timm.list_models()))
+    return guarded(lambda: timm.create_model(name, **{**arguments, "pretrained": False}), f"model 'timm:{name}'")
+
+
+def _of_torchvision(name: str, arguments: dict[str, Any]) -> nn.Module:
+    models = import_torchvision().models
+    if name not in models.list_models():
+        raise SpecError(_unlisted("torchvision", name, models.list_models()))
+    parts = inspect.signature(models.get_model_builder(name)).parameters
+    off = {key: None for key in ("weights", "weights_backbone") if key in parts}
+    return guarded(lambda: models.get_model(name, **{**arguments, **off}), f"model 'torchvision:{name}'")
+
+
+def _unlisted(library: str, name: str, known: list[str]) -> str:
+    close = nearest(name, known)
+    hint = f"; did you mean '{library}:{close}'?" if close else "."
+    where = "timm" if library == "timm" else "torchvision.models"
+    return f"unknown {library} model {name!r}{hint} {where}.list_models() lists all {len(known)}."
 
 
 class BasicBlock(nn.Module):
@@ -108,16 +179,31 @@ def import_timm() -> Any:
     Raises:
         Unavailable: timm is not installed, or torchvision cannot be imported for another reason.
     """
+    _import("timm", "timm.layers")
+    return importlib.import_module("timm")
+
+
+@functools.cache
+def import_torchvision() -> Any:
+    """The package torchvision, in the same way; its networks for classification need no compiled operators.
+
+    Raises:
+        Unavailable: it is not installed, or cannot be imported for another reason.
+    """
+    _import("torchvision", "torchvision.models")
+    return importlib.import_module("torchvision")
+
+
+def _import(package: str, module: str) -> None:
     try:
-        importlib.import_module("timm.layers")
+        importlib.import_module(module)
     except ImportError as error:
-        raise Unavailable(f"timm cannot be imported: {error}; pip install 'normlab[models]'") from None
+        raise Unavailable(f"{package} cannot be imported: {error}; pip install 'normlab[models]'") from None
     except RuntimeError as error:
         if "torchvision::" not in str(error):
-            raise Unavailable(f"timm cannot be imported: {error}") from None
+            raise Unavailable(f"{package} cannot be imported: {error}") from None
         _declare_torchvision_operators()
-        importlib.import_module("timm.layers")
-    return importlib.import_module("timm")
+        importlib.import_module(module)
 
 
 def _declare_torchvision_operators() -> None:

@@ -12,6 +12,7 @@ from tests.golden.claims import (
     beyond,
     equations,
     instance,
+    probes,
     recalibration,
     recipes,
     refused,
@@ -24,7 +25,8 @@ from tests.golden.comparison import Check
 
 FAMILIES = (batch, instance, switch, response, attention, beyond)
 LAYERS = {key: build for family in FAMILIES for key, build in family.LAYERS.items()}
-CHECKS = {**recalibration.CHECKS, **recipes.CHECKS, **sparsest.CHECKS, **sam.CHECKS}
+CHECKS = {**recalibration.CHECKS, **recipes.CHECKS, **sparsest.CHECKS, **sam.CHECKS, **probes.CHECKS}
+BY_ARRAYS = {**equations.CHECKS, **probes.BY_ARRAYS}
 
 
 def find(case: Case) -> Claim | Check | None:
@@ -38,7 +40,7 @@ def find(case: Case) -> Claim | Check | None:
             return CHECKS[key]
         if key in LAYERS:
             return LAYERS[key](case)
-    for arrays, check in equations.CHECKS.items():
+    for arrays, check in BY_ARRAYS.items():
         if case.arrays.keys() >= set(arrays):
             return check
     return convolutions.claim(case)

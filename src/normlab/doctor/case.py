@@ -1,0 +1,167 @@
+"""What rules look at: a model, what trains it, and what was measured on a batch, once for all of them."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parameter import is_lazy
+
+from normlab.doctor import passes
+from normlab.doctor.base import NEEDS, Need, NotChecked
+from normlab.doctor.inputs import Inputs
+from normlab.doctor.layers import called
+from normlab.doctor.passes import Pass
+from normlab.doctor.processes import Processes
+from normlab.doctor.wrapped import Averaged, averaged, inside, is_compiled
+from normlab.errors import SpecError
+from normlab.surgery import Site, norm_sites
+from normlab.surgery.statistics.kept import Kept, keepers
+from normlab.surgery.wrapped import unwrap
+
+
+class Case:
+    """A model and what trains it.
+
+    Args:
+        given: as it was given. model: what is inside DDP, torch.compile and averages.
+        averaged: which average it was in, if any. compiled: was it, or a part of it?
+        device: where it is run. told: by id of a distributed rule, what each process says to it.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        inputs: Inputs | None = None,
+        *,
+        optimizer: Any = None,
+        scheduler: Any = None,
+        loader: Any = None,
+        device: torch.device | None = None,
+        processes: Processes | None = None,
+    ) -> None:
+        self.given, self.model = model, inside(model)
+        self.averaged: Averaged | None = averaged(model)
+        self.compiled = is_compiled(model)
+        self.inputs, self.optimizer, self.scheduler, self.loader = inputs, optimizer, scheduler, loader
+        first = next(chain(self.model.parameters(), self.model.buffers()), torch.empty(0))
+        self.home = first.device
+        self.device = device or first.device
+        self.processes = processes
+        self.told: dict[str, list[Any]] = {}
+
+    @cached_property
+    def sites(self) -> list[Site]:
+        """All normalization layers."""
+        return norm_sites(self.model)
+
+    @cached_property
+    def keepers(self) -> list[tuple[Site, Kept]]:
+        """Those that keep running statistics which something moves."""
+        return keepers(self.model)
+
+    @cached_property
+    def moving(self) -> list[tuple[Site, Kept]]:
+        """Those whose running statistics move in training."""
+        return [
+            (site, keeps)
+            for site, keeps in self.keepers
+            if self.trains[site.name] and getattr(site.module, "momentum", 0.1) != 0
+        ]
+
+    @cached_property
+    def trains(self) -> dict[str, bool]:
+        """Is a norm in training mode after `model.train()`? A model may keep some of them out of it."""
+        flags = [(module, module.training) for module in self.model.modules()]
+        wanted = [(parameter, parameter.requires_grad) for parameter in self.model.parameters()]
+        try:
+            self.model.train()
+            return {site.name: site.module.training for site in self.sites}
+        finally:
+            for module, flag in flags:
+                module.training = flag
+            for parameter, flag in wanted:
+                parameter.requires_grad_(flag)
+
+    def missing(self, needs: tuple[Need, ...]) -> str | None:
+        """Why a rule with these needs cannot be checked."""
+        present: dict[Need, bool] = {
+            "batch": self.inputs is not None,
+            "data": self.inputs is not None and not self.inputs.made_up,
+            "optimizer": self.optimizer is not None,
+            "scheduler": self.scheduler is not None,
+            "processes": self.processes is not None,
+        }
+        if "data" in needs and self.inputs is None:
+            return NEEDS["batch"]
+        return next((NEEDS[need] for need in needs if not present[need]), None)
+
+    def trial(self, size: int | None = None) -> Pass:
+        """A pass in training mode with so many of the batch's examples; all of them, and backward too, if None."""
+        inputs = self._runnable()
+        if size is None:
+            return self.whole
+        return passes.run(self.model, self.sites, inputs.first(size), self.device)
+
+    @property
+    def training(self) -> Pass:
+        """The pass with the whole batch.
+
+        Raises:
+            NotChecked: the model does not run on it.
+        """
+        found = self.trial()
+        if found.error is not None:
+            raise NotChecked(f"the model does not run on the batch: {failure(found)}")
+        return found
+
+    @property
+    def tried(self) -> bool:
+        """Has the pass with the whole batch been made?"""
+        return "whole" in vars(self)
+
+    @cached_property
+    def whole(self) -> Pass:
+        """The pass with the whole batch, which may have failed."""
+        backward = bool(self.moving) and any(parameter.requires_grad for parameter in self.model.parameters())
+        return passes.run(self.model, self.sites, self._runnable(), self.device, backward=backward)
+
+    def _runnable(self) -> Inputs:
+        if self.inputs is None:
+            raise NotChecked(NEEDS["batch"])
+        if self.home.type == "meta":
+            raise NotChecked("the model is on the meta device, where nothing is computed")
+        lazy = [name for name, value in self.model.named_parameters() if is_lazy(value)]
+        if lazy:
+            raise NotChecked(f"{lazy[0]} has no shape yet, being lazy: run the model once before")
+        try:
+            unwrap(self.model)
+        except SpecError as error:
+            raise NotChecked(f"the model cannot be run without a trace: {error}") from None
+        return self.inputs
+
+    def step(self, site: Site) -> float:
+        """The weight of the newest batch in a layer's running statistics."""
+        momentum, module = getattr(site.module, "momentum", None), site.module
+        if momentum is None:
+            return 1 / (int(getattr(module, "num_batches_tracked", 0)) + 1)
+        return 1 - momentum if getattr(module, "momentum_convention", "torch") == "keep" else float(momentum)
+
+
+def failure(found: Pass) -> str:
+    """What went wrong in a pass, in one line: where, what, and a smaller batch if memory ran out."""
+    error = found.error
+    if is_out_of_memory(error):
+        return f"out of memory with {found.size} examples" + (f"; try {found.size // 2}" if found.size > 1 else "")
+    where = f"{called(found.at.site)} on {'x'.join(map(str, found.at.shape))}: " if found.at is not None else ""
+    text = (str(error).strip().splitlines() or [""])[0]
+    return f"{where}{type(error).__name__}: {text}"
+
+
+def is_out_of_memory(error: Exception | None) -> bool:
+    """On whatever device."""
+    texts = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(t in str(error).lower() for t in texts)

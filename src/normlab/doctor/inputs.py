@@ -1,0 +1,163 @@
+"""What a batch is, and how a model is called with it."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from normlab.doctor.sandbox import same_random_numbers
+from normlab.errors import SpecError
+
+Forward = Callable[[nn.Module, Any], Any]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A batch and the way to call a model with it.
+
+    Args:
+        batch: tensors, in tuples, lists and dicts.
+        forward: of model and batch.
+        made_up: random numbers instead of data.
+        source: where it is from, for the report.
+    """
+
+    batch: Any
+    forward: Forward
+    made_up: bool
+    source: str
+
+    @property
+    def size(self) -> int:
+        """N, from the first tensor."""
+        return next((len(value) for value in self.tensors if value.dim()), 0)
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All tensors in it."""
+        return [value for value in pytree.tree_leaves(self.batch) if isinstance(value, Tensor)]
+
+    @property
+    def finite(self) -> bool:
+        """Neither NaN nor infinity in it."""
+        return all(bool(value.isfinite().all()) for value in self.tensors if value.is_floating_point())
+
+    def first(self, count: int, start: int = 0) -> Inputs:
+        """Some of the examples."""
+        size = self.size
+
+        def part(value: Tensor) -> Tensor:
+            return value[start : start + count] if value.dim() and len(value) == size else value
+
+        return replace(self, batch=pytree.tree_map_only(Tensor, part, self.batch))
+
+    def call(self, model: nn.Module, device: torch.device) -> Any:
+        """What the model gives for copies of the batch."""
+        copies = pytree.tree_map_only(Tensor, lambda value: value.detach().clone().to(device), self.batch)
+        return self.forward(model, copies)
+
+    def __str__(self) -> str:
+        shapes = ["x".join(map(str, value.shape)) for value in self.tensors[:3]]
+        return f"{self.source}, {' and '.join(shapes)}{' and more' * (len(self.tensors) > 3)}"
+
+
+def read_batch(model: nn.Module, batch: Any, loader: Any, forward: Forward | None) -> Inputs | None:
+    """The batch as it was given, or the loader's first one, or random numbers of the shape that a text or tuple says.
+
+    Raises:
+        SpecError: a text that is no shape, or a batch without tensors.
+    """
+    call = forward or _call
+    if isinstance(batch, str):
+        return Inputs(_random(model, parse_shape(batch)), call, True, "a batch of random numbers")
+    if isinstance(batch, tuple) and batch and all(isinstance(n, int) for n in batch):
+        return Inputs(_random(model, batch), call, True, "a batch of random numbers")
+    if batch is None and isinstance(loader, Iterable) and not isinstance(loader, Iterator):
+        given = Inputs(_first_of(loader), call, False, "the loader's first batch")
+    elif batch is None:
+        return None
+    else:
+        given = Inputs(batch, call, False, "a batch")
+    if not given.size:
+        raise SpecError(f"{given.source} should hold tensors, or read like 8x3x32x32; got {type(given.batch).__name__}")
+    return given
+
+
+def parse_shape(text: str) -> tuple[int, ...]:
+    """`8x3x32x32` → (8, 3, 32, 32).
+
+    Raises:
+        SpecError: anything else.
+    """
+    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", text.strip()):
+        raise SpecError(f"batch {text!r} should be sizes with x between them, the number of examples first: 8x3x32x32")
+    return tuple(int(size) for size in text.split("x"))
+
+
+def _random(model: nn.Module, shape: tuple[int, ...]) -> Tensor:
+    values = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    floats = (value for value in chain(model.parameters(), model.buffers()) if value.is_floating_point())
+    first = next(floats, values)
+    return values.to(first.dtype)
+
+
+def _first_of(loader: Any) -> Any:
+    """The first batch of one more epoch, after which the loader is as it was: its generators, and that of its order."""
+    owners = (loader, getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None))
+    generators = [own for owner in owners if isinstance(own := getattr(owner, "generator", None), torch.Generator)]
+    states = [generator.get_state() for generator in generators]
+    kept = getattr(loader, "_iterator", None)  # of workers that persist
+    try:
+        with same_random_numbers():
+            found = next(iter(loader), None)
+    finally:
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
+        if hasattr(loader, "_iterator"):
+            loader._iterator = kept
+    if found is None:
+        raise SpecError("the loader gave no batch")
+    return found
+
+
+def _call(model: nn.Module, batch: Any) -> Any:
+    """model(batch); of a tuple as many values as the model must have, at least one: what is left are labels."""
+    if isinstance(batch, Mapping):
+        return model(**batch)
+    if not isinstance(batch, (tuple, list)):
+        return model(batch)
+    taken = batch[: max(1, _required(model))]
+    if len(taken) == 1 and isinstance(taken[0], Mapping):
+        return model(**taken[0])
+    return model(*taken)
+
+
+def _required(model: nn.Module) -> int:
+    parameters = inspect.signature(model.forward).parameters.values()
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    return sum(p.kind in positional and p.default is p.empty for p in parameters)
+
+
+def values_of(outputs: Any) -> list[Tensor]:
+    """All floating-point tensors in what a model gave: a tensor, tuple, dict, or an object with such attributes."""
+    found = pytree.tree_leaves(outputs)
+    if not any(isinstance(value, Tensor) for value in found) and hasattr(outputs, "__dict__"):
+        found = pytree.tree_leaves(dict(vars(outputs)))
+    return [value for value in found if isinstance(value, Tensor) and value.is_floating_point()]
+
+
+def loss_of(outputs: Any) -> tuple[Tensor | None, str]:
+    """Something to differentiate, and what it is: the model's own loss, or the mean square of all outputs."""
+    own = outputs.get("loss") if isinstance(outputs, Mapping) else getattr(outputs, "loss", None)
+    if isinstance(own, Tensor) and own.numel() == 1 and own.requires_grad:
+        return own.sum(), "the model's own"
+    squares = [value.float().square().mean() for value in values_of(outputs) if value.requires_grad and value.numel()]
+    return (torch.stack(squares).sum() if squares else None), "made up, the mean square of the outputs; no labels"

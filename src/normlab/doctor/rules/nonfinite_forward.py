@@ -1,0 +1,36 @@
+"""NaN or infinity in a batch, or on the way through the model."""
+
+from __future__ import annotations
+
+from normlab.doctor.base import Evidence, rule
+from normlab.doctor.case import Case
+from normlab.doctor.layers import called, count
+
+
+@rule(
+    "NL103",
+    "nonfinite-forward",
+    kind="one-batch",
+    level="error",
+    why="in training mode one such batch makes the running statistics NaN, for good, even if the step is skipped",
+    fix='normlab.convert(model, "batch(guard_nonfinite=True)") keeps such batches out; look for them in the data',
+    thread="pytorch/pytorch#40497",
+    needs=("batch",),
+)
+def nonfinite_forward(case: Case) -> Evidence | None:
+    """Where it appears first: in the batch, before a norm, or in the outputs."""
+    assert case.inputs is not None
+    bad = sum(int((~value.isfinite()).sum()) for value in case.inputs.tensors if value.is_floating_point())
+    hit = [site.name for site, _ in case.moving]
+    if bad:
+        total = sum(value.numel() for value in case.inputs.tensors)
+        text = f"{bad} of {total} values of the batch are NaN or infinite; the running statistics of "
+        text += f"{count(len(hit))} would follow"
+        return Evidence(text, tuple(hit), {"nonfinite": bad})
+    found = case.training
+    first = next((call for call in found.calls if not call.finite), None)
+    if first is not None:
+        text = f"what reaches {called(first.site)}, {list(first.shape)}, holds NaN or infinity"
+        return Evidence(text, (first.site.name,))
+    worst = sum(int((~value.isfinite()).sum()) for value in found.outputs)
+    return Evidence(f"{worst} values of the outputs are NaN or infinite", (), {"nonfinite": worst}) if worst else None

@@ -1,0 +1,33 @@
+"""Weights that a rule about names or shapes has taken for parameters of norms."""
+
+from __future__ import annotations
+
+from normlab.doctor.base import Evidence, rule
+from normlab.doctor.case import Case
+from normlab.recipes.groups import roles_by_type
+from normlab.recipes.verify import groups_of
+
+
+@rule(
+    "NL109",
+    "undecayed-weight",
+    kind="static",
+    level="warning",
+    why="groups made by shape or name (`p.squeeze().ndim == 1`, `'norm' in name`) also catch weights of convolutions "
+    "and linear layers, which then do not decay, or learn at the rate of a scale",
+    fix='optimizer = SGD(normlab.recipe("baseline").param_groups(model, lr=0.1, weight_decay=1e-4))',
+    thread="huggingface/transformers#35927",
+    needs=("optimizer",),
+)
+def undecayed_weight(case: Case) -> Evidence | None:
+    """Weights by the type of their module, in groups without decay, where others decay."""
+    groups = groups_of(case.optimizer)
+    decays = {id(p): float(g.get("weight_decay") or 0) for g in groups for p in g["params"]}
+    roles = roles_by_type(case.model, case.sites)
+    weights = [(n, p) for n, p in case.model.named_parameters() if roles[n] == "weight" and id(p) in decays]
+    out = [(name, p) for name, p in weights if decays[id(p)] == 0]
+    if not out or len(out) == len(weights):
+        return None
+    values = sum(p.numel() for _, p in out)
+    text = f"no decay for {len(out)} of {len(weights)} weights of convolutions and linear layers, {values:,} values"
+    return Evidence(text, tuple(name for name, _ in out), {"weights": len(out), "of": len(weights), "values": values})

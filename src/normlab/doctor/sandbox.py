@@ -1,0 +1,89 @@
+"""Runs a model without leaving a trace, on another device too."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Generator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_DICTS = ("_parameters", "_buffers", "_modules")
+
+
+@contextmanager
+def sandbox(model: nn.Module, device: torch.device | None = None) -> Generator[None]:
+    """While it lasts, the model holds clones of its parameters and buffers, without hooks on gradients.
+
+    Whatever happens inside, afterwards it holds the very tensors of before, which nothing was written to, and their
+    gradients; each module has its attributes and parts again, the training flag among them, and all generators of
+    random numbers go on from where they were. Compiled parts run uncompiled.
+
+    Args:
+        device: where the clones are.
+    """
+    held = [(module, dict(vars(module)), [dict(vars(module)[name]) for name in _DICTS]) for module in model.modules()]
+    gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
+    try:
+        with same_random_numbers(device), _uncompiled(), torch.inference_mode(False):
+            _swap(model, device)
+            yield
+    finally:
+        for module, before, contents in held:
+            for name, content in zip(_DICTS, contents, strict=True):
+                before[name].clear()
+                before[name].update(content)
+            variables = vars(module)
+            for name in variables.keys() - before.keys():
+                del variables[name]
+            variables.update(before)
+        for parameter, gradient in gradients:  # of layers that keep references of their own, as recurrent ones do
+            parameter.grad = gradient
+
+
+def _uncompiled() -> AbstractContextManager[object]:
+    """Without torch's compiler, whose import takes seconds, nothing has been compiled."""
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+
+
+def _swap(model: nn.Module, device: torch.device | None) -> None:
+    """What is one tensor under two names is one clone."""
+    clones: dict[int, Tensor] = {}
+    for parameter in model.parameters():
+        parameter.grad = None
+    for module in model.modules():
+        for slots in (module._parameters, module._buffers):  # pyright: ignore[reportPrivateUsage]
+            for name, value in slots.items():
+                if value is not None:
+                    if id(value) not in clones:
+                        clones[id(value)] = _clone(value, device)
+                    slots[name] = clones[id(value)]  # pyright: ignore[reportArgumentType]
+
+
+def _clone(value: Tensor, device: torch.device | None) -> Tensor:
+    with torch.no_grad():
+        clone = value.detach().clone() if device is None or device == value.device else value.detach().to(device)
+    return nn.Parameter(clone, requires_grad=value.requires_grad) if isinstance(value, nn.Parameter) else clone
+
+
+@contextmanager
+def same_random_numbers(device: torch.device | None = None) -> Generator[None]:
+    """What is drawn inside, by Python, NumPy or torch, is drawn once more afterwards."""
+    python = random.getstate()
+    numpy: Any = sys.modules.get("numpy")
+    state = None if numpy is None else numpy.random.get_state()
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() or _is_cuda(device) else ()
+    try:
+        with torch.random.fork_rng(list(devices)):
+            yield
+    finally:
+        random.setstate(python)
+        if numpy is not None:
+            numpy.random.set_state(state)
+
+
+def _is_cuda(device: torch.device | None) -> bool:
+    return device is not None and device.type == "cuda"

@@ -1,0 +1,1 @@
+"""Measures layers while a network trains: hooks at chosen steps, and what comes of them."""

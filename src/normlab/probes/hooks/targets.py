@@ -1,0 +1,101 @@
+"""Which layers of a model are measured, and which models can be."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
+
+from torch import nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+from normlab.errors import SpecError, UnknownName, require
+from normlab.layers.convolution import Convolution
+from normlab.probes.base import Target
+from normlab.surgery import norm_type
+from normlab.surgery.statistics.borrow import require_shapes
+
+Where = str | Sequence[str] | Callable[[str, nn.Module], bool]
+
+_WITHOUT_HOOKS = {
+    "torch.distributed.fsdp.fully_sharded_data_parallel.FullyShardedDataParallel": "its parameters are shards",
+    "torch.distributed.fsdp.FSDPModule": "its parameters are shards",
+    "torch.jit._script.ScriptModule": "its layers are compiled into one graph, which calls no hooks",
+}
+
+
+def inner_model(model: nn.Module, *, eager: bool) -> nn.Module:
+    """The model inside DistributedDataParallel, DataParallel, and torch.compile where its measured steps run eagerly.
+
+    Raises:
+        SpecError: no module; one whose layers call no hooks, or have no shapes yet.
+    """
+    require(model, nn.Module, "probe takes a torch module")
+    compiled = is_compiled(model)
+    while isinstance(model, (DataParallel, DistributedDataParallel)) or _is_optimized(model):
+        if isinstance(model, DataParallel) and len(model.device_ids) > 1:
+            raise SpecError(
+                f"DataParallel runs copies of the model on {len(model.device_ids)} devices, in threads: use one, or "
+                "DistributedDataParallel"
+            )
+        held = model._orig_mod if _is_optimized(model) else model.module
+        assert isinstance(held, nn.Module)
+        model = held
+    for name, module in model.named_modules():
+        reason = next((why for cls, why in _WITHOUT_HOOKS.items() if _is(module, cls)), None)
+        if reason is not None:
+            raise SpecError(f"{name or 'the model'} is a {type(module).__name__}, which cannot be probed: {reason}")
+    if compiled and not eager:
+        raise SpecError(
+            "the model is compiled, and compiled code calls no hooks. probe(..., eager=True) runs the measured steps "
+            "uncompiled, which rounds otherwise; or probe the model before you compile it"
+        )
+    require_shapes(model)
+    return model
+
+
+def is_compiled(model: nn.Module) -> bool:
+    """Is the model, or part of it, compiled by torch.compile or its own `compile`?"""
+    return any(_is_optimized(m) or getattr(m, "_compiled_call_impl", None) is not None for m in model.modules())
+
+
+def _is_optimized(module: nn.Module) -> bool:
+    return _is(module, "torch._dynamo.eval_frame.OptimizedModule")
+
+
+def _is(module: nn.Module, name: str) -> bool:
+    return any(f"{cls.__module__}.{cls.__qualname__}" == name for cls in type(module).__mro__)
+
+
+def find_targets(model: nn.Module, where: Where | None) -> list[Target]:
+    """The layers to measure at, shared ones once.
+
+    Args:
+        where: names or patterns such as `layer4.*.conv2`, or a function of name and module; None for all normalization
+            layers, and convolutions with a normalized kernel.
+
+    Raises:
+        UnknownName: a pattern that no layer's name matches.
+        SpecError: there are none.
+    """
+    every = [Target(name, module, norm_type(module)) for name, module in model.named_modules()]
+    if where is None:
+        chosen = [at for at in every if at.norm is not None or isinstance(at.module, Convolution)]
+    elif callable(where):
+        chosen = [at for at in every if where(at.name, at.module)]
+    else:
+        chosen = _matching(every, [where] if isinstance(where, str) else where)
+    if not chosen:
+        raise SpecError(
+            f"{type(model).__name__} has no normalization layer to probe; where='features.*' names others, or "
+            "register_norm_type makes a class known"
+            if where is None
+            else f"where={where!r} chooses none of the {len(every)} modules of {type(model).__name__}"
+        )
+    return chosen
+
+
+def _matching(every: list[Target], patterns: Sequence[str]) -> list[Target]:
+    for pattern in patterns:
+        if not any(fnmatchcase(at.name, pattern) for at in every):
+            raise UnknownName("layer", pattern, [at.name for at in every])
+    return [at for at in every if any(fnmatchcase(at.name, pattern) for pattern in patterns)]

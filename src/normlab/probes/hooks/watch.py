@@ -1,0 +1,200 @@
+"""Hooks on the layers of a model for the time of one step, and what they measure."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from normlab.functional.backends import traced
+from normlab.functional.normalize import full_precision
+from normlab.layers.circumstances import in_backward
+from normlab.probes.base import Place, Probe, Target
+from normlab.probes.cosine_matrix import cosine_matrix
+from normlab.probes.hooks.plan import Key, Plan
+from normlab.probes.hooks.seen import Hook, Left, first_tensor, is_activation, unfit
+from normlab.probes.hooks.tally import Tally
+from normlab.probes.standard import standard
+
+_BEFORE: set[Place] = {"before", "standard", "gradient"}
+_AFTER: set[Place] = {"after", "cosines"}
+
+
+class Watch:
+    """Measures from `start` to `stop`; what it has found then is in `tallies`.
+
+    Attributes:
+        reasons: by name of a target, why a pass could not be measured, or has no gradient.
+        reached: names of the targets that were called.
+        passes: of the model itself. others: passes of it in the other mode, which are not measured.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+        self.tallies: dict[Key, Tally] = {
+            (at.name, probe.name): Tally(probe.squares) for at, probes in plan.probes.items() for probe in probes
+        }
+        self.reasons: dict[str, str] = {}
+        self.reached: set[str] = set()
+        self.passes = self.others = 0
+        self._hooks = ExitStack()
+        self._fresh: dict[int, tuple[Left, Target]] = {}
+        self._taken: dict[int, Target] = {}
+        self._with_parameters = False
+
+    def start(self) -> None:
+        """Put the hooks on."""
+        add = self._hooks.callback
+        model = self.plan.model
+        add(model.register_forward_pre_hook(Hook(self._count), prepend=True).remove)
+        for target, probes in self.plan.probes.items():
+            places = {probe.place for probe in probes}
+            if target.norm is not None and places & _BEFORE:
+                hook = Hook(self._entering, target)
+                add(target.module.register_forward_pre_hook(hook, with_kwargs=True).remove)
+            if places & _AFTER or (target.norm is None and places & _BEFORE):
+                add(target.module.register_forward_hook(Hook(self._leaving, target)).remove)
+        if any(self.plan.at(target, *_AFTER) for target in self.plan.probes):
+            for name, module in model.named_modules():
+                if is_activation(module):
+                    add(module.register_forward_pre_hook(Hook(self._entering_activation), prepend=True).remove)
+                    add(module.register_forward_hook(Hook(self._leaving_activation, name)).remove)
+
+    def stop(self) -> None:
+        """Take the hooks off; what comes later from graphs of this step counts for nothing."""
+        self.measure_parameters()
+        self._hooks.close()
+        self._fresh.clear()
+        self._taken.clear()
+
+    @property
+    def has_passed(self) -> bool:
+        """Has a pass reached the model or one of the layers?"""
+        return self.passes > 0 or bool(self.reached)
+
+    def reason(self, target: Target, probe: Probe) -> str:
+        """Why there is no value."""
+        known = self.reasons.get(target.name)
+        if known is not None:
+            return known
+        if probe.place == "gradient" and target.name in self.reached:
+            return "no gradient came back to it"
+        return f"no pass in {self.plan.mode} mode reached it" if self.plan.mode != "both" else "no pass reached it"
+
+    def measure_parameters(self) -> None:
+        """Weights and biases as they are, if they have not been measured in this step."""
+        if self._with_parameters:
+            return
+        self._with_parameters = True
+        for target in self.plan.probes:
+            for probe in self.plan.at(target, "parameters"):
+                values = probe.measure(target, self.plan.references[target.name, probe.name])
+                self.tallies[target.name, probe.name].add(values, 1)
+
+    def _count(self, *_: Any) -> None:
+        self.measure_parameters()
+        if in_backward():
+            return
+        if self._is_measured():
+            self.passes += 1
+        else:
+            self.others += 1
+
+    def _is_measured(self) -> bool:
+        return self.plan.mode == "both" or self.plan.model.training == (self.plan.mode == "train")
+
+    def _entering(self, target: Target, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        if self._is_measured():
+            self._before(target, first_tensor((args, kwargs)))
+
+    def _leaving(self, target: Target, _: nn.Module, __: Any, output: Any) -> None:
+        if not self._is_measured():
+            return
+        y = first_tensor(output)
+        if target.norm is None:
+            self._before(target, y)
+        if not self.plan.at(target, *_AFTER) or in_backward() or not self._can_measure(target, y):
+            return
+        assert y is not None
+        self._fresh[id(y)] = Left(y), target
+        if target.name not in self.plan.followed:  # once that is known, it is measured behind the activation only
+            self._after(target, y, replaces=False)
+
+    def _before(self, target: Target, x: Tensor | None) -> None:
+        self.measure_parameters()
+        if not self._can_measure(target, x):
+            return
+        assert x is not None
+        if not in_backward():  # where activation checkpointing repeats what has been measured
+            self._measure_before(target, x)
+        if not self.plan.at(target, "gradient"):
+            return
+        if x.requires_grad and torch.is_grad_enabled():
+            x.register_hook(partial(self._returning, target))
+        elif not in_backward() and torch.is_grad_enabled():
+            self.reasons.setdefault(target.name, "nothing before it is trained, so no gradient is computed here")
+
+    def _measure_before(self, target: Target, x: Tensor) -> None:
+        self._measure(target, "before", x, x)
+        if self.plan.at(target, "standard"):
+            with _plain(x):
+                found = standard(target, x)
+            self._measure(target, "standard", found, x)
+
+    def _returning(self, target: Target, gradient: Tensor) -> None:
+        if traced(gradient) is None:
+            self._measure(target, "gradient", gradient, gradient)
+
+    def _entering_activation(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        x = first_tensor(args)
+        found = self._fresh.pop(id(x), None)
+        if found is not None and found[0].reaches(x):
+            self._taken[id(module)] = found[1]
+
+    def _leaving_activation(self, name: str, module: nn.Module, _: Any, output: Any) -> None:
+        target = self._taken.pop(id(module), None)
+        y = first_tensor(output)
+        if target is None or y is None:
+            return
+        self.plan.followed[target.name] = name
+        self._after(target, y, replaces=True)
+
+    def _after(self, target: Target, y: Tensor, *, replaces: bool) -> None:
+        self._measure(target, "after", y, y, replaces=replaces)
+        if self.plan.at(target, "cosines"):
+            with _plain(y):
+                cosines = cosine_matrix(y)
+            self._measure(target, "cosines", cosines, y, replaces=replaces)
+
+    def _can_measure(self, target: Target, x: Tensor | None) -> bool:
+        reason = unfit(x)
+        if reason is not None:
+            self.reasons[target.name] = reason
+        self.reached.add(target.name)
+        return reason is None
+
+    def _measure(self, target: Target, place: Place, seen: Any, x: Tensor, *, replaces: bool | None = None) -> None:
+        """Measure what a place shows of x.
+
+        Args:
+            replaces: True: in place of the last pass; False: something may come in place of this one.
+        """
+        for probe in self.plan.at(target, place):
+            tally = self.tallies[target.name, probe.name]
+            with _plain(x):
+                values = probe.measure(target, seen)
+            if replaces:
+                tally.replace(values, len(x))
+            else:
+                tally.add(values, len(x), final=replaces is None)
+
+
+@contextmanager
+def _plain(x: Tensor) -> Generator[None]:
+    """Without autograd and autocast."""
+    with torch.no_grad(), full_precision(x):
+        yield

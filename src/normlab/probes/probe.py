@@ -1,0 +1,66 @@
+"""`normlab.probe`: measures inside anybody's training loop, at chosen steps, and leaves no trace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import get_args
+
+import torch
+from torch import nn
+
+from normlab.errors import UnknownName
+from normlab.probes.hooks.plan import Mode, make_plan
+from normlab.probes.hooks.probing import Probing
+from normlab.probes.hooks.steps import Steps
+from normlab.probes.hooks.targets import Where, inner_model, is_compiled
+from normlab.probes.loggers import Log, loggers
+
+
+def probe(
+    model: nn.Module,
+    probes: str | Sequence[str],
+    *,
+    every: int | None = None,
+    steps: Iterable[int] | None = None,
+    log: Log | None = None,
+    where: Where | None = None,
+    mode: Mode = "train",
+    scaler: torch.amp.GradScaler | None = None,
+    eager: bool = False,
+) -> Probing:
+    """Measure quantities of a model's layers while the block lasts.
+
+        with normlab.probe(model, ["gradient_factor", "stable_rank"], every=100, log="probes.jsonl") as p:
+            train(model)
+        p.last["norm/layer1.0.bn1/stable_rank"]
+
+    A step is what lies between two steps of the optimizer that holds the model's parameters; several passes in it, such
+    as micro-batches or the two of SAM, count together. Without an optimizer of torch's, call `p.step()` at the end of
+    each; without either, all is step 0. The model trains as it would without, bit for bit: hooks are there in chosen
+    steps only, only read, draw no random numbers, and keep numbers and no activations. Passes that activation
+    checkpointing repeats count once. All is computed in float32 or wider.
+
+    Args:
+        model: wrapped in DistributedDataParallel is as good; each process measures its own part of the batch.
+        probes: names, or specs such as "large_values(threshold=3)".
+        every: measure at steps 0, every, 2 every, ...; all steps if `steps` is not given either.
+        steps: measure at these.
+        log: a file ending in .jsonl or .csv, a `Logger`, or several of them.
+        where: which layers: names, patterns such as "layer4.*", or a function of name and module; None for all that
+            normalize.
+        mode: measure the passes in training mode ("train"), in eval mode, or "both".
+        scaler: of a training in float16: gradients are divided by its scale.
+        eager: run the chosen steps of a compiled model uncompiled, since compiled code calls no hooks; they round
+            otherwise than the others.
+
+    Raises:
+        UnknownName: no such probe, layer or mode.
+        SpecError: nothing that a probe can measure; a model whose layers call no hooks; arguments that make no sense.
+    """
+    known = get_args(Mode)
+    if mode not in known:
+        raise UnknownName("mode", mode, known)
+    inner = inner_model(model, eager=eager)
+    plan = make_plan(inner, [probes] if isinstance(probes, str) else probes, where, mode)
+    compiled = eager and is_compiled(model)
+    return Probing(plan, Steps(every, steps), loggers(log), scaler=scaler, force_eager=compiled)

@@ -1,0 +1,1 @@
+"""Measures a whole model: functions of the model and a closure, which put everything back."""

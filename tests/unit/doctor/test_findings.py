@@ -1,0 +1,116 @@
+"""The report reads well at every width, and says the same in JSON and SARIF."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from torch import nn
+
+import normlab
+from normlab.doctor import RULES
+from normlab.doctor.text import named
+from tests.unit.doctor import cases
+from tests.unit.doctor.cases import images, loader
+
+
+@pytest.fixture(scope="module")
+def findings():
+    """Several at once."""
+    torch.manual_seed(0)
+    model = cases.train(cases.resnet(), 40)
+    model(images() * float("nan"))
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name.startswith("fc") or "bn2" in name)
+    return normlab.doctor(
+        model, images(), optimizer=cases.sgd(model.parameters(), weight_decay=0.1), loader=loader(17, 8)
+    )
+
+
+@pytest.mark.parametrize("width", [80, 100, 120])
+def test_no_line_is_too_long(findings, width):
+    lines = findings.table(width).splitlines()
+    assert max(map(len, lines)) <= width
+    assert max(map(len, lines)) > 0.8 * width
+    assert all(line == line.rstrip() for line in lines)
+
+
+def test_the_report_says_what_where_why_and_how(findings):
+    text = str(findings)
+    assert "\x1b" not in text
+    assert text.splitlines()[0] == "ResNet: 9 BatchNorm2d; on cpu; a batch, 8x3x12x12"
+    for found in findings.findings:
+        assert f"{found.id} {found.name} · {found.level}, {found.kind}" in text
+        assert f"see  {found.url}" in text
+    assert "NL003 poisoned-statistics · error, static" in text
+    assert "in   bn1, layer*.*.bn1 (x3), layer*.*.bn2 (x3), layer*.*.downsample.* (x2)" in text
+    assert "fix  normlab.freeze(model), which lasts through model.train()" in text
+    assert "NL007, NL013, NL107, NL113, NL207: there is one process only: start it with torchrun" in text
+
+
+def test_every_rule_is_accounted_for(findings):
+    ids = [f.id for f in findings.findings] + list(findings.clean) + [rule.id for rule in findings.unchecked]
+    assert sorted(ids) == sorted(RULES)
+    assert bool(findings)
+    assert len(findings) == len(findings.findings) >= 3
+
+
+def test_names_that_differ_by_numbers_are_one():
+    assert named(["bn1", "layer1.0.bn1", "layer2.3.bn1", "layer1.0.bn2"]) == "bn1, layer*.*.bn1 (x2), layer1.0.bn2"
+    assert named(["0", "1", "12"]) == "* (x3)"
+    assert named([""]) == "the model itself"
+    assert named([f"{letter}.norm" for letter in "abcdefgh"]).endswith(" and 2 more")
+
+
+def test_json_holds_all_of_it(findings):
+    read = json.loads(json.dumps(findings.as_json(), allow_nan=False))
+    assert read["exit_code"] == 1
+    assert [found["id"] for found in read["findings"]] == [f.id for f in findings.findings]
+    first = read["findings"][0]
+    assert first.keys() >= {"id", "name", "kind", "level", "text", "why", "fix", "url", "layers", "numbers"}
+    assert read["not_checked"][0].keys() == {"id", "name", "reason"}
+
+
+def test_numbers_that_json_lacks_are_texts():
+    found = normlab.doctor(cases.detection_with_two_images_per_gpu().model, images(2), select="NL004")
+    [finding] = found.findings
+    object.__setattr__(finding, "numbers", {"noise": float("nan"), "size": 2, "name": "x"})
+    assert json.loads(json.dumps(found.as_json(), allow_nan=False))["findings"][0]["numbers"] == {
+        "noise": "nan",
+        "size": 2,
+        "name": "x",
+    }
+
+
+def test_sarif_is_what_ci_reads(findings, monkeypatch, tmp_path):
+    log = json.loads(json.dumps(findings.sarif(), allow_nan=False))
+    assert log["version"] == "2.1.0"
+    [run] = log["runs"]
+    rules = run["tool"]["driver"]["rules"]
+    assert [rule["id"] for rule in rules] == list(RULES)
+    assert all(rule["helpUri"].startswith("https://github.com/") for rule in rules)
+    for result, found in zip(run["results"], findings.findings, strict=True):
+        assert rules[result["ruleIndex"]]["id"] == result["ruleId"] == found.id
+        assert result["level"] in ("error", "warning")
+        place = result["locations"][0]
+        assert place["physicalLocation"]["artifactLocation"]["uri"].endswith("normlab/study/models.py")
+        assert place["physicalLocation"]["region"]["startLine"] > 1
+        assert [logical["fullyQualifiedName"] for logical in place["logicalLocations"]] == list(found.layers)
+    notes = run["invocations"][0]["toolExecutionNotifications"]
+    assert {note["associatedRule"]["id"] for note in notes} == {rule.id for rule in findings.unchecked}
+    assert run["invocations"][0]["executionSuccessful"] is True
+
+
+def test_sarif_says_that_the_model_does_not_run():
+    log = normlab.doctor(nn.Linear(3, 2), images()).sarif()
+    [invocation] = log["runs"][0]["invocations"]
+    assert (log["runs"][0]["results"], invocation["executionSuccessful"]) == ([], False)
+    assert invocation["toolExecutionNotifications"][-1]["message"]["text"].startswith("RuntimeError: mat1 and mat2")
+
+
+def test_the_module_is_the_function():
+    from normlab.doctor import doctor
+
+    for call in (normlab.doctor, doctor):
+        assert call(cases.resnet(), select="NL003").clean == ("NL003",)

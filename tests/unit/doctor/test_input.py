@@ -1,0 +1,256 @@
+"""Models and batches of all sorts: what can be run is run, and what cannot says why."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import nn
+
+import normlab
+from normlab.errors import SpecError, UnknownName
+from normlab.surgery.wrapped import unwrap
+from tests.unit.doctor import cases
+from tests.unit.doctor.cases import images, loader, resnet
+
+
+class Wrapped(nn.Module):
+    """A network whose inputs and outputs are as somebody wants them."""
+
+    def __init__(self, give=lambda y: y) -> None:
+        super().__init__()
+        self.net, self.give = resnet(), give
+
+    def forward(self, x):
+        return self.give(self.net(x))
+
+
+class Two(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = resnet()
+
+    def forward(self, left, right, scale: float = 1.0):
+        return self.net(left - right) * scale
+
+
+@dataclass
+class Output:
+    logits: torch.Tensor
+    note: str = "a dataclass"
+
+
+OUTPUTS = {
+    "dict": lambda y: {"logits": y, "aux": [y, None]},
+    "tuple": lambda y: (y, "text"),
+    "dataclass": Output,
+    "namespace": lambda y: SimpleNamespace(logits=y),
+    "own-loss": lambda y: {"loss": y.sum(), "logits": y},
+}
+
+
+def reached(found) -> bool:
+    return {"NL005", "NL010", "NL017", "NL029", "NL103"} <= set(found.clean) and found.exit_code == 0
+
+
+@pytest.mark.parametrize("name", OUTPUTS)
+def test_outputs_that_are_no_tensor(name):
+    found = normlab.doctor(Wrapped(OUTPUTS[name]), images())
+    assert reached(found)
+    assert found.notes == (
+        ("loss: the model's own",)
+        if name == "own-loss"
+        else ("loss: made up, the mean square of the outputs; no labels",)
+    )
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        (images(), images()),
+        [images(), images()],
+        (images(), images(), torch.zeros(8)),
+        {"left": images(), "right": images()},
+    ],
+    ids=["tuple", "list", "with-labels", "dict"],
+)
+def test_several_inputs(batch):
+    assert reached(normlab.doctor(Two(), batch))
+
+
+def test_labels_are_not_needed_and_left_out():
+    assert reached(normlab.doctor(resnet(), (images(), torch.zeros(8, dtype=torch.long))))
+    assert reached(normlab.doctor(resnet(), ({"x": images()}, torch.zeros(8))))
+
+
+def test_a_batch_that_only_the_user_knows_how_to_use():
+    batch = {"image": images(), "file": ["a.png"] * 8}
+    assert not reached(normlab.doctor(resnet(), batch))
+    assert reached(normlab.doctor(resnet(), batch, forward=lambda model, batch: model(batch["image"])))
+
+
+def test_the_loaders_first_batch_is_taken():
+    found = normlab.doctor(resnet(), loader=loader(16, 8))
+    assert "the loader's first batch, 8x3x12x12" in found.subject
+    assert "NL002" in found.clean
+
+
+def test_an_iterator_is_not_used_up():
+    batches = iter([images(), images()])
+    found = normlab.doctor(resnet(), loader=batches)
+    assert len(list(batches)) == 2
+    assert "NL005" in {rule.id for rule in found.unchecked}
+
+
+@pytest.mark.parametrize("batch", ["8x3x12x12", (8, 3, 12, 12)], ids=["text", "sizes"])
+def test_random_numbers_are_no_data(batch):
+    found = normlab.doctor(cases.train(resnet(), 40), batch)
+    reasons = {rule.id: rule.reason for rule in found.unchecked}
+    assert reasons["NL001"] == "it takes data, and the batch is of random numbers"
+    assert "NL010" in found.clean
+
+
+def test_without_a_batch_the_static_rules_are_checked_and_the_others_listed():
+    found = normlab.doctor(resnet())
+    reasons = {rule.id: rule.reason for rule in found.unchecked}
+    assert {"NL002", "NL005", "NL010", "NL103"} <= {
+        id for id, reason in reasons.items() if reason == "no batch was given"
+    }
+    assert "NL003" in found.clean
+    assert found.exit_code == 0
+    assert len(found.clean) + len(found.unchecked) == len(normlab.doctor.RULES)
+
+
+def test_half_precision_gets_a_batch_of_its_own():
+    found = normlab.doctor(resnet().bfloat16(), "8x3x12x12", ignore="NL011")
+    assert reached(found)
+
+
+def test_a_frozen_model_has_no_loss_and_needs_none():
+    model = resnet().requires_grad_(False).eval()
+    assert reached(normlab.doctor(model, images()))
+
+
+def test_a_compiled_model_runs_uncompiled():
+    def backend(graph, inputs):
+        raise AssertionError("compiled")
+
+    assert reached(normlab.doctor(torch.compile(resnet(), backend=backend), images()))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_a_scripted_model_is_looked_at_and_not_run():
+    found = normlab.doctor(torch.jit.trace(resnet().eval(), images()), images())
+    assert found.exit_code == 0
+    assert any("cannot be run without a trace" in rule.reason for rule in found.unchecked)
+    with pytest.raises(SpecError):
+        unwrap(torch.jit.trace(resnet().eval(), images()))
+
+
+def test_a_model_without_norms_says_so():
+    found = normlab.doctor(nn.Linear(3, 2), torch.randn(4, 3))
+    assert found.exit_code == 0
+    assert found.notes == ("no layer of this model is known to normalize",)
+
+    class MyNorm(nn.Module):
+        def forward(self, x):
+            return x
+
+    assert "register_norm_type makes MyNorm known" in normlab.doctor(MyNorm(), torch.randn(4, 3)).notes[0]
+
+
+class Raises(nn.Module):
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.norm, self.error = nn.BatchNorm2d(3), error
+
+    def forward(self, x):
+        self.norm(x)
+        raise self.error
+
+
+def test_a_batch_that_does_not_fit_is_told_with_the_layer():
+    found = normlab.doctor(resnet(), torch.randn(8, 5, 12, 12))
+    assert found.exit_code == 2
+    assert "expected input[8, 5, 12, 12] to have 3 channels" in (found.failure or "")
+    reasons = {rule.id: rule.reason for rule in found.unchecked}
+    assert reasons["NL010"].startswith("the model does not run on the batch: RuntimeError")
+    assert normlab.doctor(nn.Sequential(nn.BatchNorm2d(4)), images()).failure == (
+        "layer 0 on 8x3x12x12: RuntimeError: running_mean should contain 3 elements not 4"
+    )
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"),
+    ],
+    ids=["cuda", "cpu"],
+)
+def test_out_of_memory_suggests_a_smaller_batch(error):
+    found = normlab.doctor(Raises(error), images())
+    assert found.failure == "out of memory with 8 examples; try 4"
+    assert found.exit_code == 2
+
+
+def test_findings_count_more_than_a_batch_that_cannot_be_run():
+    model = Raises(RuntimeError("no way")).train()
+    model.norm.running_var.fill_(float("nan"))
+    found = normlab.doctor(model, images())
+    assert [f.id for f in found.findings] == ["NL003"]
+    assert found.exit_code == 1
+    assert found.failure == "RuntimeError: no way"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"model": "resnet18"}, "doctor takes a torch module; got 'resnet18'"),
+        ({"batch": "8 by 3"}, "8x3x32x32"),
+        ({"batch": ["a", "b"]}, "should hold tensors"),
+        ({"batch": torch.tensor(3.0)}, "should hold tensors"),
+        ({"loader": []}, "the loader gave no batch"),
+        ({"device": "gpu"}, "device 'gpu' cannot be used"),
+        ({"select": "NL03"}, "did you mean 'NL"),
+        ({"ignore": ["poisoned-statistic"]}, "did you mean 'poisoned-statistics'"),
+        ({"optimizer": 3}, "an optimizer, or groups"),
+    ],
+    ids=str,
+)
+def test_bad_arguments(arguments, words):
+    with pytest.raises(SpecError, match=words):
+        normlab.doctor(**{"model": resnet(), **arguments})
+
+
+def test_rules_are_chosen_by_id_or_name():
+    for select in ("NL003,nl101", ["poisoned-statistics", "NL101"], " NL003 , lagging-statistics"):
+        assert normlab.doctor(resnet(), select=select).clean == ("NL003", "NL101")
+    assert normlab.doctor(resnet(), select=["NL003", "NL101"], ignore="NL101").clean == ("NL003",)
+    with pytest.raises(UnknownName):
+        normlab.doctor(resnet(), select="NL999")
+
+
+def test_mps_is_judged_by_device_and_layout():
+    from normlab.doctor.case import Case
+
+    rule = normlab.doctor.RULES["NL024"]
+    for layout, found in ((torch.channels_last, True), (torch.contiguous_format, False)):
+        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).to(memory_format=layout)
+        case = Case(model, device=torch.device("mps"))  # there is none here: it is only said
+        assert (rule.check(case) is not None) == found
+    assert (
+        rule.check(Case(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).to(memory_format=torch.channels_last)))
+        is None
+    )
+
+
+@pytest.mark.gpu
+def test_a_model_on_another_device_and_a_batch_that_is_not():
+    model = resnet().cuda()
+    assert reached(normlab.doctor(model, images()))
+    model = resnet()
+    assert reached(normlab.doctor(model, images(), device="cuda"))
+    assert next(model.parameters()).device.type == "cpu"
