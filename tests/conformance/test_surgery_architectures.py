@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from normlab.errors import SpecError
 from normlab.study.models import import_timm
 from normlab.surgery import Site, convert, norm_sites
+from tests.conftest import TOLERANCE
 
 timm = import_timm()
 import torchvision  # noqa: E402 - import_timm makes it importable
@@ -88,6 +89,12 @@ def equal(some: list[Tensor], others: list[Tensor]) -> bool:
     return len(some) == len(others) and all(map(torch.equal, some, others))
 
 
+def close(some: list[Tensor], others: list[Tensor]) -> bool:
+    """Up to rounding: what LayerNorm2d gives in another layout, the next convolution sums in another order."""
+    near = functools.partial(torch.allclose, rtol=TOLERANCE[torch.float32], atol=TOLERANCE[torch.float32])
+    return len(some) == len(others) and all(map(near, some, others))
+
+
 def train_one_step(model: nn.Module, optimizer: torch.optim.Optimizer, loss: Callable[[], Tensor]) -> None:
     """Everything stays finite, and every parameter is trained, by this very optimizer."""
     held = {id(p) for group in optimizer.param_groups for p in group["params"]}
@@ -105,7 +112,7 @@ def loss_of(model: nn.Module, x: Tensor) -> Tensor:
     return sum(y.square().mean() for y in torch.utils._pytree.tree_leaves(model(x)))
 
 
-def check(name: str, exact: list[Any], other: str, kinds: set[str]) -> None:
+def check(name: str, exact: list[Any], other: str, kinds: set[str], same: Callable[..., bool] = equal) -> None:
     """Convert without loss there and back, then with loss, train, and revert."""
     model, x = build(name)
     layers, y, state = list(model.modules()), outputs(model, x), copy.deepcopy(model.state_dict())
@@ -113,7 +120,7 @@ def check(name: str, exact: list[Any], other: str, kinds: set[str]) -> None:
     for spec in exact:
         records.append(convert(model, spec))
         assert all(change.exact_at_eval for change in records[-1].changes), spec
-        assert equal(outputs(model, x), y), spec
+        assert same(outputs(model, x), y), spec
     assert set(model.state_dict()) == set(state)
     for record in reversed(records):
         record.revert()
@@ -139,7 +146,7 @@ def test_networks_with_batch_norm(name):
 
 @pytest.mark.parametrize("name", TIMM_LAYER)
 def test_networks_with_layer_norm(name):
-    check(name, [nn.LayerNorm], "batch", {"batch"})
+    check(name, [nn.LayerNorm], "batch", {"batch"}, same=close)
 
 
 @pytest.mark.parametrize("name", TIMM_LAYER)

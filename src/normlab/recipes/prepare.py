@@ -117,14 +117,19 @@ def check_materialised(model: nn.Module) -> None:
 
 
 def scales_off(model: nn.Module, values: Values) -> str | None:
-    """How many scales do not have the initial value that the recipe gives them, in words; None if all have."""
+    """How many scales have another initial value than the recipe's, in words; None if none has.
+
+    An initial value is one for all channels: scales that differ by channel have been trained.
+    """
     if values.scale is None:
         return None
-    own = model[0] if isinstance(model, InputNormalized) else None  # whose scale is γ₀ · sigma_act
-    sites = [site for site in chosen_sites(model, values.norms, values.scope) if site.module is not own]
+    # The scale of a norm of the input is γ₀ · sigma_act; a trainer's module holds it somewhere below.
+    own = [module[0] for module in model.modules() if isinstance(module, InputNormalized)]
+    sites = [site for site in chosen_sites(model, values.norms, values.scope) if site.module not in own]
     weights = [affine_params(site.module).weight for site in sites]
     given = [w for w in weights if w is not None and w.detach().any()]
-    off = sum(bool((w.detach() - values.scale).abs().max() > 1e-3 * values.scale) for w in given)
+    starts = [float(w.detach().flatten()[0]) for w in given if w.detach().max() == w.detach().min()]
+    off = sum(abs(start - values.scale) > 1e-3 * values.scale for start in starts)
     return f"{off} of {len(given)} scales are not at γ₀ = {values.scale:g}" if off else None
 
 
