@@ -16,11 +16,14 @@ if TYPE_CHECKING:
     from normlab import functional as functional
     from normlab import layers as layers
     from normlab import optim as optim
+    from normlab import probes as probes
     from normlab import surgery as surgery
+    from normlab.doctor import doctor as doctor
     from normlab.functional import backend as backend
     from normlab.functional import use_backend as use_backend
     from normlab.layers import create as create
     from normlab.layers import set_progress as set_progress
+    from normlab.probes import probe as probe
     from normlab.recipes import recipe as recipe
     from normlab.seeding import Streams as Streams
     from normlab.study import Context as Context
@@ -39,11 +42,13 @@ if TYPE_CHECKING:
     from normlab.surgery import sync_stats as sync_stats
     from normlab.surgery import unfreeze as unfreeze
 
-_MODULES = ("functional", "layers", "optim", "surgery")
+_MODULES = ("functional", "layers", "optim", "probes", "surgery")
 
 _NAMES = {
+    "normlab.doctor": ("doctor",),
     "normlab.functional": ("backend", "use_backend"),
     "normlab.layers": ("create", "set_progress"),
+    "normlab.probes": ("probe",),
     "normlab.recipes": ("recipe",),
     "normlab.seeding": ("Streams",),
     "normlab.study": ("Context", "Diverged", "Results", "Study"),
@@ -74,6 +79,7 @@ __all__ = [
     "backend",
     "convert",
     "create",
+    "doctor",
     "fold",
     "freeze",
     "frozen_stats",
@@ -82,6 +88,8 @@ __all__ = [
     "norm_state",
     "optim",
     "prepare_export",
+    "probe",
+    "probes",
     "recalibrate",
     "recipe",
     "register_norm_type",

@@ -95,9 +95,7 @@ def _lazy(model: nn.Module) -> bool:
 
 
 def _first_outputs(model: nn.Module, sample: Sample, undo: ExitStack) -> list[Tensor]:
-    try:
+    with trial.first_run():
         if _lazy(model):
             trial.materialize(model, sample, undo)
         return trial.outputs(model, sample, training=False)
-    except Exception as error:
-        raise SpecError(f"the model does not take the sample, before anything was changed: {error}") from error

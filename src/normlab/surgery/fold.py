@@ -22,7 +22,7 @@ from normlab.surgery.folding.kernels import absorbed, can_absorb, has_hooks, is_
 from normlab.surgery.folding.neighbours import feeding
 from normlab.surgery.sites import Site, is_norm, norm_sites
 from normlab.surgery.statistics.borrow import require_shapes
-from normlab.surgery.trial import Sample, largest_difference, outputs
+from normlab.surgery.trial import Sample, first_run, largest_difference, outputs
 from normlab.surgery.wrapped import unwrap
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-3}
@@ -81,7 +81,8 @@ def fold(model: nn.Module, *, sample: Sample | None = None) -> FoldRecord:
         The record, which also says why layers were left as they are.
 
     Raises:
-        SpecError: a model in training mode, without anything to fold, or wrapped (DDP, FSDP); other outputs.
+        SpecError: a model in training mode, without anything to fold, or wrapped (DDP, FSDP); a sample that it does
+            not take; other outputs.
 
     Source: Jacob et al., arXiv:1712.05877, sec. 3.2.
     """
@@ -97,7 +98,7 @@ def fold_all(model: nn.Module, sample: Sample | None = None) -> FoldRecord:
     """`fold`, also where that is nothing at all."""
     require_shapes(model)
     _require_eval(model)
-    before = None if sample is None else outputs(model, sample, training=False)
+    before = None if sample is None else _first_outputs(model, sample)
     with ExitStack() as undo:
         folding = _Folding(model, undo)
         folding.do()
@@ -108,6 +109,11 @@ def fold_all(model: nn.Module, sample: Sample | None = None) -> FoldRecord:
             _check_same(before, difference)
         undo.pop_all()
     return FoldRecord(folding.model, folding.folded, tuple(folding.plain), folding.left, difference)
+
+
+def _first_outputs(model: nn.Module, sample: Sample) -> list[Tensor]:
+    with first_run():
+        return outputs(model, sample, training=False)
 
 
 def _require_eval(model: nn.Module) -> None:

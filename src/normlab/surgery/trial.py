@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
@@ -40,6 +40,19 @@ def outputs(model: nn.Module, sample: Sample, *, training: bool) -> list[Tensor]
     finally:
         for module, flag in flags:
             module.training = flag
+
+
+@contextmanager
+def first_run() -> Generator[None]:
+    """The model runs on the sample as it came: what it raises is due to the sample.
+
+    Raises:
+        SpecError: with what the model raised.
+    """
+    try:
+        yield
+    except Exception as error:
+        raise SpecError(f"the model does not take the sample, before anything was changed: {error}") from error
 
 
 def _arguments(sample: Sample) -> tuple[Sequence[Any], Mapping[str, Any]]:
