@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from normlab.errors import SpecError
 from normlab.surgery import trial
 from normlab.surgery.conversion.operation import Operation
 from normlab.surgery.conversion.optimizers import Optimizer

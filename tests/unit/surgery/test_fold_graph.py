@@ -128,7 +128,9 @@ def test_tied_weights_are_not_scaled_twice():
     assert_folds(settled(model), torch.randn(2, 4, 7, 7, dtype=torch.float64), into=2)
 
 
-@pytest.mark.parametrize("sample", [3, torch.zeros(1, 2, 3, 3), torch.zeros(1, 3, 8, 8, device="meta")], ids=["int", "channels", "meta"])
+@pytest.mark.parametrize(
+    "sample", [3, torch.zeros(1, 2, 3, 3), torch.zeros(1, 3, 8, 8, device="meta")], ids=["int", "channels", "meta"]
+)
 def test_a_sample_that_the_model_does_not_take_is_named(sample):
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
     with pytest.raises(SpecError, match="the model does not take the sample, before anything was changed: "):
