@@ -36,6 +36,9 @@ def plan(study: Path, overrides: tuple[str, ...], store: Path | None, workers: i
     for name, definition in loaded.arms.items():
         mark = " (baseline)" if name == loaded.protocol.baseline else ""
         click.echo(f"  {name}{mark}: {definition}")
+    if cost.seconds is None or cost.seconds_per_run is None:
+        click.echo(f"cost: {cost.source}; {cost.workers} workers")
+        return
     click.echo(
         f"about {cost.seconds_per_run:.1f} s a run ({cost.source}), {clock(cost.seconds)} on {cost.workers} workers"
     )

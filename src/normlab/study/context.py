@@ -11,8 +11,8 @@ from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
+from normlab.atomic import write_atomically
 from normlab.errors import SpecError
-from normlab.study.atomic import write_atomically
 
 CHECKPOINT, PROGRESS = "checkpoint.pt", "progress.json"
 PLAIN = (int, float, bool, str, bytes, type(None))

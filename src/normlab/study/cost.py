@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from normlab.errors import SpecError
+from normlab.study import train as builtin
 from normlab.study.executors.local import default_workers
 from normlab.study.plan import RunSpec
 from normlab.study.run import Options, attempt
@@ -23,13 +24,13 @@ WORKER_START = 4.0  # seconds until a worker process has loaded torch
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds, and how they were found."""
+    """Seconds, and how they were found; None of a training function of one's own before its first run is finished."""
 
     runs: int
     waiting: int
     workers: int
-    seconds_per_run: float
-    seconds: float
+    seconds_per_run: float | None
+    seconds: float | None
     source: str
 
     def as_dict(self) -> dict[str, Any]:
@@ -44,6 +45,8 @@ def estimate(study: Study, status: Status, store: Store, workers: int | None) ->
     results = [result for run in status.finished if (result := store.load(run.key)) is not None]
     if results:
         each, source = sum(r.seconds for r in results) / len(results), f"mean of {len(results)} finished runs"
+    elif study.train is not builtin.train:  # which has epochs nobody else knows of
+        return Cost(len(study.runs), waiting, count, None, None, "unknown before a run is finished")
     else:
         each, source = _measure(study), "measured over three epochs"
     rounds = math.ceil(waiting / count)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import linecache
 from collections.abc import Callable, Iterator
 from types import CodeType, FunctionType
 from typing import Any
@@ -82,6 +83,8 @@ def _code(code: CodeType) -> Iterator[str]:
 
 
 def _source(value: Any) -> str:
+    if isinstance(value, FunctionType) and not linecache.getlines(value.__code__.co_filename):
+        return ""  # inspect would take the same lines of another file that calls itself __main__
     try:
         return inspect.getsource(value)
     except (OSError, TypeError):

@@ -14,7 +14,8 @@ from normlab.recipes import RECIPES, canonical
 from normlab.seeding import resolve_seed
 from normlab.study.data import DATASETS
 from normlab.study.models import MODELS
-from normlab.study.spec import ArmSpec, DataSpec, ModelSpec, Protocol, Strict, StudySpec, TrainSpec, merge, validate
+from normlab.study.reading import merge, validate
+from normlab.study.spec import ArmSpec, DataSpec, ModelSpec, OwnStudySpec, Protocol, Strict, StudySpec, TrainSpec
 
 ENGINE = 1  # part of every hash; raised when the same job would give other numbers than before
 
@@ -62,9 +63,20 @@ def plan(study: StudySpec, function: str) -> tuple[RunSpec, ...]:
     Raises:
         SpecError: a recipe, model, dataset or grid key that does not exist or cannot take its value.
     """
-    points = [tuple(zip(study.grid, values, strict=True)) for values in itertools.product(*study.grid.values())]
-    jobs = {point: {arm: resolve(study, arm, point) for arm in study.arms} for point in points}
+    jobs = {point: {arm: resolve(study, arm, point) for arm in study.arms} for point in _points(study.grid)}
     return schedule(study, function, jobs)
+
+
+def own_jobs(study: OwnStudySpec) -> dict[Point, dict[str, Any]]:
+    """What a training function of one's own gets, by grid point and arm."""
+    return {
+        point: {name: {**arm, **dict(point)} if point else arm for name, arm in study.arms.items()}
+        for point in _points(study.grid)
+    }
+
+
+def _points(grid: Mapping[str, list[Any]]) -> list[Point]:
+    return [tuple(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
 
 
 def schedule(protocol: Protocol, function: str, jobs: Mapping[Point, Mapping[str, Any]]) -> tuple[RunSpec, ...]:

@@ -1,24 +1,32 @@
-"""A study as written down: frozen pydantic models, read from TOML, unknown keys refused with the nearest name."""
+"""A study as written down: frozen pydantic models."""
 
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from normlab.errors import SpecError, UnknownName, unknown_text
+from normlab.errors import SpecError, UnknownName
 from normlab.seeding import SeedScheme
 
-M = TypeVar("M", bound=BaseModel)
 JsonValue = Any
 MOST_SEEDS = 10_000
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
+
+
+def _each_once(grid: dict[str, list[JsonValue]]) -> dict[str, list[JsonValue]]:
+    for key, values in grid.items():
+        if len({repr(value) for value in values}) < max(1, len(values)):
+            raise ValueError(f"{key!r} should list one value or more, each once")
+    return grid
+
+
+Grid = Annotated[dict[str, list[JsonValue]], AfterValidator(_each_once)]
+"""`[grid]`: key → values; the comparison is repeated at each combination."""
 
 
 class Strict(BaseModel):
@@ -156,15 +164,7 @@ class StudySpec(Protocol):
     model: ModelSpec
     train: TrainSpec
     arms: dict[str, ArmSpec]
-    grid: dict[str, list[JsonValue]] = {}
-
-    @field_validator("grid")
-    @classmethod
-    def _varies(cls, grid: dict[str, list[JsonValue]]) -> dict[str, list[JsonValue]]:
-        for key, values in grid.items():
-            if len({repr(value) for value in values}) < max(1, len(values)):
-                raise ValueError(f"{key!r} should list one value or more, each once")
-        return grid
+    grid: Grid = {}
 
     @field_validator("arms", mode="before")
     @classmethod
@@ -185,91 +185,23 @@ class StudySpec(Protocol):
         return self
 
 
-def read_toml(path: Path, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
-    """A study file as nested dicts, `key.path=value` overrides applied; the name defaults to the file's stem.
+class OwnStudySpec(Protocol):
+    """A study file with a training function of one's own.
 
-    Raises:
-        SpecError: no such file, not TOML, an override that is not `key=value`.
+    Attributes:
+        train: "file.py:function", the file beside the study file, or "package.module:function"; see `Study`.
+        arms: name → what the function gets to tell the arms apart.
+        grid: keys of these, when they are tables, that all arms get.
     """
-    try:
-        tree: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SpecError(f"cannot read the study file {path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        raise SpecError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise SpecError(f"{path} is not TOML: {error}") from None
-    for override in overrides:
-        merge(tree, parse_override(override))
-    return {"name": path.stem, **tree}
 
+    train: str
+    arms: dict[str, JsonValue]
+    grid: Grid = {}
 
-def parse_override(text: str) -> dict[str, Any]:
-    """`train.epochs=5` → `{"train": {"epochs": 5}}`; what is no TOML value is taken as a string."""
-    key, separator, value = text.partition("=")
-    if not separator or not key.strip():
-        raise SpecError(f"--set {text!r} should read key.path=value, as in --set train.epochs=5")
-    for written in (value, '"' + value.strip().replace("\\", "\\\\").replace('"', '\\"') + '"'):
-        try:
-            return tomllib.loads(f"{key} = {written}")
-        except tomllib.TOMLDecodeError:
-            continue
-    raise SpecError(f"--set {text!r}: {key!r} is no key of a study file")
-
-
-def merge(tree: dict[str, Any], change: Mapping[str, Any]) -> None:
-    """Lay `change` over `tree`, table by table, in place."""
-    for key, value in change.items():
-        if isinstance(value, dict) and isinstance(tree.get(key), dict):
-            merge(tree[key], value)
-        else:
-            tree[key] = value
-
-
-def load(path: Path, overrides: tuple[str, ...] = ()) -> StudySpec:
-    """Read and check a study file.
-
-    Raises:
-        SpecError: each fault with its key's path, the value that came, and what would do.
-    """
-    return validate(StudySpec, read_toml(path, overrides), where=f"{path}: ")
-
-
-def validate(model: type[M], tree: Mapping[str, Any], *, where: str = "") -> M:
-    """`model.model_validate` with errors a user can act on; `where` goes in front of each line."""
-    try:
-        return model.model_validate(tree)
-    except ValidationError as error:
-        lines = [where + _explain(model, dict(fault)) for fault in error.errors()]
-        raise SpecError("\n".join(lines)) from None
-
-
-def _explain(model: type[BaseModel], fault: dict[str, Any]) -> str:
-    location = [str(part) for part in fault["loc"]]
-    path, value = ".".join(location), fault["input"]
-    match fault["type"]:
-        case "extra_forbidden":
-            table = ".".join(location[:-1])
-            inside = f" in [{table}]" if table else ""
-            return unknown_text("key" + inside, location[-1], _fields_at(model, location[:-1]))
-        case "missing":
-            return f"{path} is missing"
-        case "value_error":
-            text = str(fault["ctx"]["error"])
-            return f"{path}: {value!r}: {text}" if path else text
-        case "literal_error":
-            known = [word.strip(" '") for word in fault["ctx"]["expected"].replace(" or ", ", ").split(",")]
-            return f"{path}: {unknown_text('value', str(value), known)}"
-        case _:
-            message = fault["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-            return f"{path}: got {value!r} ({type(value).__name__}), should be {message}"
-
-
-def _fields_at(model: type[BaseModel], location: list[str]) -> list[str]:
-    """The keys that the table at `location` may have."""
-    fields: Mapping[str, Any] = model.model_fields
-    for part in location:
-        annotation = fields[part].annotation if part in fields else ArmSpec
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            fields = annotation.model_fields
-    return sorted(fields)
+    @model_validator(mode="after")
+    def _consistent(self) -> OwnStudySpec:
+        self.check_arms(self.arms)
+        plain = [name for name, arm in self.arms.items() if not isinstance(arm, dict)]
+        if self.grid and plain:
+            raise ValueError(f"arms.{plain[0]} should be a table, since [grid] gives every arm its keys")
+        return self

@@ -23,10 +23,11 @@ from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 from pydantic import model_validator
 
+from normlab.atomic import write_atomically
 from normlab.errors import SpecError, StoreError, StoreLocked
-from normlab.study.atomic import write_atomically
 from normlab.study.context import CHECKPOINT, PROGRESS
-from normlab.study.spec import Strict, validate
+from normlab.study.reading import validate
+from normlab.study.spec import Strict
 
 FORMAT = 1
 RESULT, TRACEBACK = "result.json", "traceback.txt"

@@ -14,10 +14,12 @@ from normlab.seeding import SeedScheme
 from normlab.study import train as builtin
 from normlab.study.executors.local import default_workers, execute
 from normlab.study.identity import identity
-from normlab.study.plan import RunSpec, plan, schedule
+from normlab.study.objects import load_object
+from normlab.study.plan import RunSpec, own_jobs, plan, schedule
+from normlab.study.reading import load, validate
 from normlab.study.results import Results, definition
 from normlab.study.run import Options, Outcome, TrainFunction
-from normlab.study.spec import Protocol, StudySpec, load, validate
+from normlab.study.spec import OwnStudySpec, Protocol
 from normlab.study.store import Store
 
 
@@ -104,17 +106,31 @@ class Study:
 
     @classmethod
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> Study:
-        """A study file.
+        """A study file, with the built-in trainer or a training function of its own.
 
         Args:
             path: TOML.
             overrides: `key.path=value`, as with `--set`.
+
+        Raises:
+            SpecError: each fault of the file; no such function.
         """
-        spec: StudySpec = load(Path(path), tuple(overrides))
+        spec = load(Path(path), tuple(overrides))
         study = cls.__new__(cls)
-        runs = plan(spec, "normlab.study.train.train")
-        study._set(spec, builtin.train, runs, {name: arm.recipe for name, arm in spec.arms.items()})
+        if isinstance(spec, OwnStudySpec):
+            study._set_own(spec, Path(path).parent)
+        else:
+            runs = plan(spec, "normlab.study.train.train")
+            study._set(spec, builtin.train, runs, {name: arm.recipe for name, arm in spec.arms.items()})
         return study
+
+    def _set_own(self, spec: OwnStudySpec, folder: Path) -> None:
+        place, _, name = spec.train.rpartition(":")
+        train: Any = load_object(f"{folder / place}:{name}" if place.endswith(".py") else spec.train, kind="train")
+        function = identity(train)
+        jobs = {point: {arm: _plain(arm, job) for arm, job in arms.items()} for point, arms in own_jobs(spec).items()}
+        runs = schedule(spec, function, jobs)
+        self._set(spec, train, runs, {arm: str(value) for arm, value in spec.arms.items()})
 
     def store(self, path: str | Path | None = None) -> Store:
         """Where the runs are kept: `runs/<name>` below the working directory unless named."""

@@ -17,7 +17,7 @@ from normlab.recipes import RECIPES, SIGMA_RELU, SIGMA_RELU_PAPER, Recipe, canon
 from normlab.recipes.init_only import init_only
 from normlab.recipes.revisited import revisited
 from normlab.study.plan import plan
-from normlab.study.spec import load
+from normlab.study.reading import load
 
 SPECS = [
     *(name if name != "norm" else "norm(to='group(num_groups=4)')" for name in RECIPES),

@@ -19,7 +19,8 @@ from normlab.recipes import RECIPES, attach_rules
 from normlab.seeding import Streams
 from normlab.study.context import Context
 from normlab.study.plan import plan
-from normlab.study.spec import StudySpec, validate
+from normlab.study.reading import validate
+from normlab.study.spec import StudySpec
 from normlab.study.train import train
 from tests.unit.recipes.models import conv_net
 

@@ -7,8 +7,8 @@ import matplotlib as mpl
 import numpy as np
 import pytest
 
+from normlab.page import canvas
 from normlab.study.report import figures
-from normlab.study.report.figures import canvas
 from tests.unit.report import documents
 
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from normlab.study.report import format as fmt
+from normlab.page import format as fmt
 
 NAN, INF = math.nan, math.inf
 

@@ -5,8 +5,8 @@ import tomli_w
 
 from normlab.errors import SpecError, UnknownName
 from normlab.study.plan import plan
+from normlab.study.reading import load, parse_override
 from normlab.study.results import definition
-from normlab.study.spec import load, parse_override
 
 TEXT = """
 baseline = "base"

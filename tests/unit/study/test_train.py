@@ -7,7 +7,8 @@ from normlab.seeding import Streams
 from normlab.study.context import Context, Diverged
 from normlab.study.data import DATASETS, load
 from normlab.study.plan import plan
-from normlab.study.spec import StudySpec, TrainSpec, validate
+from normlab.study.reading import validate
+from normlab.study.spec import StudySpec, TrainSpec
 from normlab.study.train import set_lr, train
 
 SMALL = {

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from normlab.study.report import format as fmt
+from normlab.page import format as fmt
 from normlab.study.report import wording
 from normlab.study.stats.result import Comparisons, Floats
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from normlab.study.report import format as fmt
+from normlab.page import format as fmt
 from normlab.study.report import wording
 from normlab.study.report.table import Cell, Column, Row, Table
 from normlab.study.stats.result import Comparison, Comparisons, Interval, TestSet

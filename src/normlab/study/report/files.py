@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from normlab.atomic import write_atomically
 from normlab.errors import StoreError
-from normlab.study.atomic import write_atomically
 from normlab.study.report import data, html, latex, markdown
 from normlab.study.report.document import Document
 

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from normlab.atomic import write_atomically
 from normlab.errors import StoreError
-from normlab.study.atomic import write_atomically
+from normlab.page import format as fmt
+from normlab.page.template import render
 from normlab.study.report import captions, data, figures, latex, methods, wording
-from normlab.study.report import format as fmt
 from normlab.study.report.details import details
 from normlab.study.report.document import Document, Failure, Panel
 from normlab.study.report.table import Style, table
@@ -48,12 +49,7 @@ def write(document: Document, path: str | os.PathLike[str], style: Style = "defa
 
 def text(document: Document, style: Style = "default") -> str:
     """The whole page."""
-    import jinja2
-
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
-    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.undefined = jinja2.StrictUndefined
-    return environment.get_template("page.html.j2").render(_view(document, style))
+    return render(Path(__file__).with_name("page.html.j2"), _view(document, style))
 
 
 def _view(document: Document, style: Style) -> dict[str, Any]:

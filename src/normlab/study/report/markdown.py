@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from normlab.study.report import format as fmt
+from normlab.page import format as fmt
 from normlab.study.report import methods, wording
 from normlab.study.report.details import details
 from normlab.study.report.document import Document

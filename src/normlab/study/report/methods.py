@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from normlab.study.report import format as fmt
+from normlab.page import format as fmt
 from normlab.study.report import wording
 from normlab.study.report.document import Document, Panel
 from normlab.study.stats.result import Comparisons

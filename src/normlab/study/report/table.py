@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from normlab.study.report import format as fmt
+from normlab.page import format as fmt
 from normlab.study.report import wording
 from normlab.study.report.document import Document, Panel
 from normlab.study.stats.result import Comparison, Comparisons

@@ -9,7 +9,7 @@ from rich.cells import cell_len, chop_cells
 from rich.console import Console
 from rich.text import Text
 
-from normlab.study.report import format as fmt
+from normlab.page import format as fmt
 from normlab.study.report import wording
 from normlab.study.report.document import Document
 from normlab.study.report.table import Cell, Column, Row, Style, Table, tables

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 
-from normlab.study.report import format as fmt
+from normlab.page import format as fmt
 
 # The alphabets in the order of Unicode; letters that look like Latin ones have no command, _ is not a letter.
 _GREEK = """alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi o pi rho varsigma sigma tau

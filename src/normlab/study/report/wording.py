@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from normlab.study.report import format as fmt
+from normlab.page import format as fmt
 from normlab.study.report.document import Document, Failure
 from normlab.study.stats.result import ArmSummary, Comparison, Comparisons, Scores, Settings
 from normlab.study.stats.signflip import EXACT_TEST_PAIRS, RANDOM_SUBSETS

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from normlab.study.report import format as fmt
-from normlab.study.report.figures import canvas
+from normlab.page import canvas
+from normlab.page import format as fmt
 from normlab.study.stats.result import Floats
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ import math
 import statistics
 from typing import TYPE_CHECKING, Any
 
-from normlab.study.report import format as fmt
+from normlab.page import canvas
+from normlab.page import format as fmt
 from normlab.study.report import wording
-from normlab.study.report.figures import canvas
 from normlab.study.stats.result import Comparison, Comparisons, Interval
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from normlab.study.report import format as fmt
+from normlab.page import canvas
+from normlab.page import format as fmt
 from normlab.study.report import wording
-from normlab.study.report.figures import canvas
 from normlab.study.stats.result import Comparison, Comparisons
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from normlab.study.report import format as fmt
-from normlab.study.report.figures import canvas
+from normlab.page import canvas
+from normlab.page import format as fmt
 from normlab.study.stats.power import fewest_seeds, power_curve, seeds_needed
 from normlab.study.stats.result import Comparison, Comparisons, Floats
 

@@ -14,14 +14,15 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from normlab.study.report import format as fmt
-from normlab.study.stats.result import Floats
+from normlab.page import format as fmt
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+Floats = NDArray[np.float64]
 INK, GREY, FAINT, GRID = "#1f2933", "#6b7682", "#b4bcc5", "#e6eaee"
 BETTER, WORSE = "#0072B2", "#D55E00"  # blue and vermilion of Okabe and Ito: told apart by everybody
 ARMS = ("#0072B2", "#D55E00", "#009E73", "#AA4499", "#E69F00", "#56B4E9", "#882255", "#7A6A00")

@@ -1,0 +1,1 @@
+"""What all pages that normlab writes look like: how numbers are written, figures drawn, and the style sheet."""
