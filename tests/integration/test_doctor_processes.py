@@ -85,11 +85,28 @@ FOUND = {
     "SyncBatchNorm on the CPU": ("NL207", lambda rank: doctor(network(nn.SyncBatchNorm), images(rank))),
 }
 CLEAN = {
+    "norms of another library were converted": lambda rank: doctor(
+        _converted(network(nn.SyncBatchNorm)), images(rank), select=["NL207", "NL007"]
+    ),
+    "the same statistics are poisoned in both": lambda rank: doctor(poisoned(1), select="NL013"),
+    "weights differ as well": lambda rank: doctor(_scaled(rank), images(rank, shift=10.0), select="NL113"),
     "all alike": lambda rank: doctor(network(), images(rank), loader=loader(16)),
     "in DDP": lambda rank: doctor(DistributedDataParallel(network()), images(rank)),
     "synchronized by normlab, unlike data": lambda rank: doctor(network(sync), images(rank, shift=10.0)),
     "statistics were pooled": lambda rank: doctor(pooled(rank), select="NL013"),
 }
+
+
+def _converted(model: nn.Module) -> nn.Module:
+    normlab.convert(model, "batch(sync=True)")
+    return model
+
+
+def _scaled(rank: int) -> nn.Module:
+    model = network()
+    with torch.no_grad():
+        model[0].weight.mul_(1 + rank)
+    return model
 
 
 def _eval(rank: int) -> nn.Module:
@@ -120,13 +137,33 @@ def broken_batch(rank: int):
     return doctor(network(sync), images(rank)[:, : 3 - rank])
 
 
-def sharded(rank: int):
+def shard(model: nn.Module, dtype: torch.dtype | None = None, output: torch.dtype | None = None) -> nn.Module:
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard  # takes seconds
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard  # takes seconds
 
-    model = network(lambda c: nn.GroupNorm(2, c))
-    fully_shard(model, mesh=init_device_mesh("cpu", (2,)))
-    return doctor(model, images(rank))
+    policy = MixedPrecisionPolicy(dtype, output_dtype=output)
+    return fully_shard(model, mesh=init_device_mesh("cpu", (2,)), mp_policy=policy)
+
+
+def sharded(rank: int):
+    return doctor(shard(network(lambda c: nn.GroupNorm(2, c))), images(rank))
+
+
+def sharded_in_half(rank: int):
+    """As it is, sharded one by one, and converted: what is found, and whether a forward pass works."""
+    plain, apart, converted = network(), network(), network()
+    shard(apart[1], torch.float32, torch.bfloat16)
+    normlab.convert(converted, "batch")
+    results = []
+    for model in plain, apart, converted:
+        shard(model, torch.bfloat16)
+        found = [finding.text for finding in doctor(model, select="NL023").findings]
+        try:
+            works = model(images(rank)).isfinite().all().item()
+        except RuntimeError:
+            works = False
+        results.append((found, works))
+    return results
 
 
 def ddp_still_works(rank: int) -> bool:
@@ -157,7 +194,7 @@ def work(rank: int, folder: str, port: int) -> None:
     found |= {name: run(rank) for name, (_, run) in FOUND.items()}
     found |= {name: run(rank) for name, run in CLEAN.items()}
     found["one poisoned"] = doctor(poisoned(rank), select="NL003")
-    for other in (broken_rule, broken_batch, sharded, ddp_still_works):
+    for other in (broken_rule, broken_batch, sharded, sharded_in_half, ddp_still_works):
         found[other.__name__] = other(rank)
     dist.barrier()
     torch.save(found, f"{folder}/{rank}.pt")
@@ -230,6 +267,17 @@ def test_a_sharded_model_is_looked_at_and_not_run(results):
     for result in results:
         assert result["sharded"].exit_code == 0
         assert any("cannot be run without a trace" in rule.reason for rule in result["sharded"].unchecked)
+
+
+def test_batch_norms_that_fsdp_casts_are_told_before_they_raise(results):
+    text = "FSDP casts 1 layer of type BatchNorm2d to bfloat16, but not their running statistics"
+    for result in results:
+        assert result["sharded_in_half"] == [([text], False), ([], True), ([], True)]
+
+
+def test_other_weights_explain_other_activations(results):
+    [unchecked] = results[0]["weights differ as well"].unchecked
+    assert unchecked.reason.startswith("the processes have different weights")
 
 
 def test_ddp_goes_on_afterwards(results):

@@ -4,27 +4,21 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from normlab.cli.options import as_json
-from normlab.errors import DataError, SpecError
+from normlab.cli.output import print_lines, width
+from normlab.errors import DataError, SpecError, Unavailable
 
 if TYPE_CHECKING:
     from normlab.doctor import Findings
 
 _OUT = click.Path(dir_okay=False, path_type=Path)
-_STYLES: dict[str, dict[str, Any]] = {
-    "bold": {"bold": True},
-    "error": {"fg": "red", "bold": True},
-    "warning": {"fg": "yellow", "bold": True},
-    "dim": {"dim": True},
-}
-NARROWEST, WIDEST = 60, 120
 
 
 @click.command()
@@ -61,7 +55,8 @@ def doctor(
         raise SpecError("--batch and --input both make a batch: give one of them")
     rank = _join()
     try:
-        findings = _examine(model, batch, factory, loader, optimizer, device, select, ignore)
+        with redirect_stdout(sys.stderr):  # what a model prints is no part of the report, or of its JSON
+            findings = _examine(model, batch, factory, loader, optimizer, device, select, ignore)
     finally:
         _leave(rank)
     if rank in (None, 0):
@@ -83,7 +78,7 @@ def _examine(
 
     from normlab.doctor import doctor as examine
     from normlab.doctor.examine import choose
-    from normlab.doctor.inputs import parse_shape
+    from normlab.inputs import parse_shape
     from normlab.study.models import load_model
     from normlab.study.objects import call_object
 
@@ -114,7 +109,11 @@ def _join() -> int | None:
     import torch.distributed as dist
 
     if not dist.is_initialized():
-        dist.init_process_group("gloo")
+        try:
+            dist.init_process_group("gloo")
+        except (RuntimeError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise Unavailable(f"the processes that torchrun started do not meet: {reason}") from None
     return dist.get_rank()
 
 
@@ -136,25 +135,10 @@ def _show(findings: Findings, sarif: Path | None, *, as_json: bool) -> None:
     else:
         _print(findings)
     if findings.failure is not None:
-        click.echo(f"Error: the model does not run on the batch: {findings.failure}", err=True)
+        click.echo(f"Error: the model does not run on the batch in training mode: {findings.failure}", err=True)
 
 
 def _print(findings: Findings) -> None:
     from normlab.doctor.text import lines
 
-    width = min(max(shutil.get_terminal_size((100, 24)).columns, NARROWEST), WIDEST)
-    plain = "NO_COLOR" in os.environ or not sys.stdout.isatty()
-    for line, style in lines(findings, width):
-        text = _legible(line)
-        click.echo(text if plain or not style else click.style(text, **_STYLES[style]))
-
-
-def _legible(text: str) -> str:
-    """In the characters that the output's encoding has."""
-    try:
-        text.encode(sys.stdout.encoding or "utf-8")
-    except UnicodeEncodeError:
-        from normlab.study.report.terminal import LEGACY
-
-        return text.translate(LEGACY).encode("ascii", "replace").decode()
-    return text
+    print_lines(lines(findings, width()))

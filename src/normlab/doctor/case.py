@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from functools import cached_property
 from itertools import chain
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.parameter import is_lazy
 
 from normlab.doctor import passes
 from normlab.doctor.base import NEEDS, Need, NotChecked
-from normlab.doctor.inputs import Inputs
 from normlab.doctor.layers import called
 from normlab.doctor.passes import Pass
 from normlab.doctor.processes import Processes
-from normlab.doctor.wrapped import Averaged, averaged, inside, is_compiled
-from normlab.errors import SpecError
+from normlab.errors import NormlabError
+from normlab.inputs import Averaged, Inputs, alone, averaged, failure_text, inside, is_compiled, obstacle, sandbox
 from normlab.surgery import Site, norm_sites
 from normlab.surgery.statistics.kept import Kept, keepers
-from normlab.surgery.wrapped import unwrap
 
 
 class Case:
@@ -80,6 +79,8 @@ class Case:
         try:
             self.model.train()
             return {site.name: site.module.training for site in self.sites}
+        except Exception as error:  # a `train` of the user's own
+            raise NotChecked(f"model.train() raises {type(error).__name__}: {error}") from None
         finally:
             for module, flag in flags:
                 module.training = flag
@@ -115,7 +116,7 @@ class Case:
         """
         found = self.trial()
         if found.error is not None:
-            raise NotChecked(f"the model does not run on the batch: {failure(found)}")
+            raise NotChecked(f"the model does not run on the batch in training mode: {_failure(found)}")
         return found
 
     @property
@@ -129,18 +130,37 @@ class Case:
         backward = bool(self.moving) and any(parameter.requires_grad for parameter in self.model.parameters())
         return passes.run(self.model, self.sites, self._runnable(), self.device, backward=backward)
 
+    @property
+    def failure(self) -> str | None:
+        """Why the model does not run on the batch, if a rule has tried it."""
+        if not self.tried or self.whole.error is None:
+            return None
+        text = _failure(self.whole)
+        again = passes.run(self.model, self.sites, self._runnable(), self.device, training=False)
+        return text if again.error is not None else f"{text}; in eval mode it runs"
+
+    @contextmanager
+    def evaluating(self) -> Generator[nn.Module]:
+        """The model in eval mode, without gradients and without a trace.
+
+        Raises:
+            NotChecked: what the model raises.
+        """
+        size = self._runnable().size
+        try:
+            with sandbox(self.model, self.device), alone(self.sites), torch.no_grad():
+                yield self.model.eval()
+        except NormlabError:
+            raise
+        except Exception as error:
+            raise NotChecked(f"the model does not run on the batch in eval mode: {failure_text(error, size)}") from None
+
     def _runnable(self) -> Inputs:
         if self.inputs is None:
             raise NotChecked(NEEDS["batch"])
-        if self.home.type == "meta":
-            raise NotChecked("the model is on the meta device, where nothing is computed")
-        lazy = [name for name, value in self.model.named_parameters() if is_lazy(value)]
-        if lazy:
-            raise NotChecked(f"{lazy[0]} has no shape yet, being lazy: run the model once before")
-        try:
-            unwrap(self.model)
-        except SpecError as error:
-            raise NotChecked(f"the model cannot be run without a trace: {error}") from None
+        reason = obstacle(self.model)
+        if reason is not None:
+            raise NotChecked(reason)
         return self.inputs
 
     def step(self, site: Site) -> float:
@@ -151,17 +171,9 @@ class Case:
         return 1 - momentum if getattr(module, "momentum_convention", "torch") == "keep" else float(momentum)
 
 
-def failure(found: Pass) -> str:
+def _failure(found: Pass) -> str:
     """What went wrong in a pass, in one line: where, what, and a smaller batch if memory ran out."""
     error = found.error
-    if is_out_of_memory(error):
-        return f"out of memory with {found.size} examples" + (f"; try {found.size // 2}" if found.size > 1 else "")
+    assert error is not None
     where = f"{called(found.at.site)} on {'x'.join(map(str, found.at.shape))}: " if found.at is not None else ""
-    text = (str(error).strip().splitlines() or [""])[0]
-    return f"{where}{type(error).__name__}: {text}"
-
-
-def is_out_of_memory(error: Exception | None) -> bool:
-    """On whatever device."""
-    texts = ("out of memory", "can't allocate memory", "not enough memory")
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(t in str(error).lower() for t in texts)
+    return failure_text(error, found.size, where)

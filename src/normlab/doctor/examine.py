@@ -13,11 +13,11 @@ from torch import nn
 
 from normlab.doctor import rules as _rules  # noqa: F401  # pyright: ignore[reportUnusedImport] - fills RULES
 from normlab.doctor.base import RULES, NotChecked, Rule
-from normlab.doctor.case import Case, failure
+from normlab.doctor.case import Case
 from normlab.doctor.findings import Finding, Findings, Unchecked, crash, finding
-from normlab.doctor.inputs import Forward, read_batch
 from normlab.doctor.processes import processes
-from normlab.errors import SpecError, UnknownName, require
+from normlab.errors import UnknownName, require
+from normlab.inputs import Forward, read_batch, usable_device
 from normlab.recipes.verify import groups_of
 
 Selection = str | Iterable[str]
@@ -66,7 +66,7 @@ def doctor(
     if optimizer is not None:
         groups_of(optimizer)
     chosen = choose(select, ignore)
-    where = _device(device)
+    where = usable_device(device)
     bare = Case(model)
     inputs = read_batch(bare.model, batch, loader, forward)
     case = Case(
@@ -80,7 +80,7 @@ def doctor(
     )
     _exchange(case, chosen)
     outcomes = [(rule, _check(rule, case)) for rule in chosen]
-    notes, failed = _notes(case), _failure(case)
+    notes, failed = _notes(case), case.failure
     if case.processes is not None:
         outcomes, failed = _merged(chosen, case.processes.tell(([outcome for _, outcome in outcomes], failed)))
     return Findings(
@@ -115,17 +115,6 @@ def _ids(selection: Selection) -> set[str]:
             like_id = key.startswith("NL")
             raise UnknownName("rule", text, [known for known in by_name if (known in RULES) == like_id])
         found |= {by_name[key]} if text else set()
-    return found
-
-
-def _device(device: torch.device | str | None) -> torch.device | None:
-    if device is None:
-        return None
-    try:
-        found = torch.device(device)
-        torch.empty(0, device=found)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise SpecError(f"device {str(device)!r} cannot be used: {str(error).splitlines()[0]}") from None
     return found
 
 
@@ -179,11 +168,6 @@ def _merged(chosen: list[Rule], every: list[tuple[list[Outcome], str | None]]) -
     return merged, next((failed for _, failed in every if failed is not None), None)
 
 
-def _failure(case: Case) -> str | None:
-    """Why the model does not run on the batch, if a rule has tried it."""
-    return failure(case.whole) if case.tried and case.whole.error is not None else None
-
-
 def _subject(case: Case) -> str:
     kinds = Counter(type(site.module).__name__ for site in case.sites)
     norms = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common()) or "no normalization layer"
@@ -196,7 +180,8 @@ def _subject(case: Case) -> str:
 def _notes(case: Case) -> tuple[str, ...]:
     notes: list[str] = []
     if not case.sites:
-        unknown = sorted({type(m).__name__ for m in case.model.modules() if "norm" in type(m).__name__.lower()})
+        leaves = (module for module in case.model.modules() if not any(module.children()))
+        unknown = sorted({type(leaf).__name__ for leaf in leaves if "norm" in type(leaf).__name__.lower()})
         hint = f"; normlab.register_norm_type makes {unknown[0]} known" if unknown else ""
         notes.append(f"no layer of this model is known to normalize{hint}")
     if case.tried and case.whole.loss:

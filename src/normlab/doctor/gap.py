@@ -9,11 +9,9 @@ from torch import Tensor
 
 from normlab.doctor.base import Evidence, NotChecked
 from normlab.doctor.case import Case
-from normlab.doctor.inputs import values_of
 from normlab.doctor.layers import batches, shift, stored
-from normlab.doctor.passes import alone
-from normlab.doctor.sandbox import sandbox
 from normlab.errors import SpecError
+from normlab.inputs import values_of
 from normlab.surgery import stats_mode
 
 NOTABLE, FEWEST = 0.5, 4
@@ -22,7 +20,7 @@ SURE = 2.0
 
 @dataclass(frozen=True)
 class Gap:
-    """Distances of outputs, in units of the spread of those by batch statistics.
+    """Distances of outputs, rms over the batch, in standard deviations of those by batch statistics.
 
     Args:
         outputs: in eval mode from those by the batch. noise: of two halves, each by its own batch, from those.
@@ -42,9 +40,13 @@ class Gap:
         """The sentence, and the layers with the largest shifts first in line."""
         worst = sorted(self.shifts, key=lambda name: -self.shifts[name])[:3]
         said = ", ".join(f"{name or 'the model'} by {self.shifts[name]:.2g}" for name in worst)
-        text = f"{start} differ from those by batch statistics by {100 * self.outputs:.0f} % of their spread, two "
-        text += f"halves of the batch by {100 * self.noise:.0f} %; means of layers are off, in σ: {said}"
+        text = f"{start} are {_number(self.outputs)} standard deviations from those by batch statistics, and those by "
+        text += f"halves of the batch {_number(self.noise)}; means of layers are off, in σ: {said}"
         return Evidence(text, tuple(worst), {"gap": self.outputs, "noise": self.noise, "shift": self.shifts[worst[0]]})
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.2g}"
 
 
 def gap(case: Case) -> Gap:
@@ -81,8 +83,7 @@ def _distances(case: Case) -> tuple[float, float]:
     assert inputs is not None
     size, half = inputs.size, inputs.size // 2
     halves = inputs.first(half), inputs.first(size - half, half)
-    with sandbox(case.model, case.device), alone(case.sites), torch.no_grad():
-        model = case.model.eval()
+    with case.evaluating() as model:
         by_running = values_of(inputs.call(model, case.device))
         try:
             with stats_mode(model, "batch"):

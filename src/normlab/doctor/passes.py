@@ -9,15 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm  # pyright: ignore[reportPrivateUsage]
 
-from normlab.doctor.inputs import Inputs, loss_of, values_of
-from normlab.doctor.sandbox import sandbox
 from normlab.functional.backends import stats_dtype
-from normlab.layers import BatchLayer
+from normlab.inputs import Inputs, alone, loss_of, sandbox, values_of
 from normlab.layers.circumstances import in_backward
-from normlab.surgery import Site, norm_type
-from normlab.surgery.statistics.borrow import changed
+from normlab.surgery import Site
 from normlab.surgery.statistics.kept import kept
 
 
@@ -75,24 +71,29 @@ class Pass:
 
 
 def run(
-    model: nn.Module, sites: Sequence[Site], inputs: Inputs, device: torch.device, *, backward: bool = False
+    model: nn.Module,
+    sites: Sequence[Site],
+    inputs: Inputs,
+    device: torch.device,
+    *,
+    backward: bool = False,
+    training: bool = True,
 ) -> Pass:
-    """One pass in training mode; what the model raises is part of the result."""
+    """One pass, in training mode or eval mode; what the model raises is part of the result, also as it is copied."""
     found = Pass(inputs.size)
     at_work: list[Call] = []
-    with sandbox(model, device), _watched(sites, found.calls, at_work), alone(sites):
-        try:
-            with torch.enable_grad():
-                outputs = inputs.call(model.train(), device)
-                loss, said = loss_of(outputs) if backward else (None, "")
-                found.outputs = [value.detach() for value in values_of(outputs)]
-                del outputs
-                if loss is not None:
-                    found.loss = said
-                    loss.backward()
-                    _settle(at_work)
-        except Exception as error:  # whatever somebody else's model does is an answer here
-            found.error, found.at = error.with_traceback(None), at_work[-1] if at_work else None
+    try:
+        with sandbox(model, device), _watched(sites, found.calls, at_work), alone(sites), torch.enable_grad():
+            outputs = inputs.call(model.train(training), device)
+            loss, said = loss_of(outputs) if backward else (None, "")
+            found.outputs = [value.detach() for value in values_of(outputs)]
+            del outputs
+            if loss is not None:
+                found.loss = said
+                loss.backward()
+                _settle(at_work)
+    except Exception as error:  # whatever somebody else's model does is an answer here
+        found.error, found.at = error.with_traceback(None), at_work[-1] if at_work else None
     return found
 
 
@@ -159,31 +160,3 @@ def _channels_last(x: Tensor) -> bool | None:
         return None
     last, first = x.is_contiguous(memory_format=formats[x.dim()]), x.is_contiguous()
     return None if last == first else last
-
-
-@contextmanager
-def alone(sites: Sequence[Site]) -> Generator[None]:
-    """While it lasts, synchronized norms take the statistics of this process: the others may not run the same."""
-    with ExitStack() as stack:
-        for site in sites:
-            if isinstance(site.module, BatchLayer):
-                stack.enter_context(changed(site.module, {"sync": False}))
-            elif isinstance(site.module, nn.SyncBatchNorm):
-                stack.enter_context(changed(site.module, {"forward": _Local(site.module)}))
-        yield
-
-
-class _Local:
-    """SyncBatchNorm's forward pass as BatchNorm's, and what a norm of timm does after it."""
-
-    def __init__(self, module: nn.Module) -> None:
-        known = norm_type(module)
-        tail = known.tail if known is not None else ()
-        self.module = module
-        self.after = [part for name in tail if isinstance(part := getattr(module, name, None), nn.Module)]
-
-    def __call__(self, x: Tensor) -> Tensor:
-        y = _BatchNorm.forward(self.module, x)  # pyright: ignore[reportArgumentType]
-        for part in self.after:
-            y = part(y)
-        return y

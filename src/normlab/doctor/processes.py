@@ -7,6 +7,8 @@ from typing import Any
 
 import torch.distributed as dist
 
+from normlab.errors import Unavailable
+
 
 @dataclass(frozen=True)
 class Processes:
@@ -16,9 +18,16 @@ class Processes:
     size: int
 
     def tell(self, value: Any) -> list[Any]:
-        """What every process says here, by its rank; one collective."""
+        """What every process says here, by its rank; one collective.
+
+        Raises:
+            Unavailable: one of them is gone.
+        """
         found: list[Any] = [None] * self.size
-        dist.all_gather_object(found, value)
+        try:
+            dist.all_gather_object(found, value)
+        except RuntimeError:
+            raise Unavailable("another process has ended; what it printed says why") from None
         return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from normlab import __version__
 from normlab.doctor.base import RULES
@@ -65,7 +66,7 @@ def _uri(file: str) -> str:
     """Relative to here, as CI wants it, or the whole address of a file elsewhere."""
     path = Path(file).resolve()
     here = Path.cwd()
-    return path.relative_to(here).as_posix() if path.is_relative_to(here) else path.as_uri()
+    return quote(path.relative_to(here).as_posix()) if path.is_relative_to(here) else path.as_uri()
 
 
 def _notification(level: str, id: str | None, text: str) -> dict[str, Any]:

@@ -49,6 +49,22 @@ def loader(size=8):
 def broken():
     raise KeyError("weights")
 
+class Loud(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = net()
+
+    def forward(self, x):
+        print("forward")
+        return self.net(x)
+
+def loud_pair(model):
+    print("optimizer")
+    return sgd(model)
+
+def raises(model):
+    raise OSError("no disk")
+
 three = 3
 """
 
@@ -106,9 +122,15 @@ def test_several_inputs_come_from_a_factory():
     assert "NL010" in data["clean"]
 
 
+def test_what_a_model_prints_is_no_part_of_the_report():
+    result = call("factories.py:Loud", "--batch", "8x3x8x8", "--optimizer", "factories.py:loud_pair", "--json", code=1)
+    assert [found["id"] for found in json.loads(result.stdout)["findings"]] == ["NL009"]
+    assert {"forward", "optimizer"} <= set(result.stderr.splitlines())
+
+
 def test_it_could_not_be_told():
     result = call("factories.py:Two", "--batch", "8x3x8x8", code=2)
-    assert result.stderr.startswith("Error: the model does not run on the batch: TypeError: ")
+    assert result.stderr.startswith("Error: the model does not run on the batch in training mode: TypeError: ")
     assert "no findings" in result.stdout
 
 
@@ -134,6 +156,10 @@ def test_sarif(folder):
         (["factories.py:net", "--optimizer", "factories.py:three"], "cannot be called"),
         (["factories.py:net", "--optimizer", "factories.py"], "should read package.module:name or file.py:name"),
         (["factories.py:net", "--optimizer", "factories.py:net"], "TypeError"),
+        (["factories.py:net", "--optimizer", "factories.py:raises"], "OSError: no disk"),
+        (["factories.py:net", "--loader", "factories.py:broken"], "KeyError: 'weights'"),
+        (["factories.py:net", "--input", "factories.py:sgdd"], "did you mean 'sgd'?"),
+        (["factories.py:net", "--ignore", "poisoned-statistic"], "did you mean 'poisoned-statistics'?"),
         (["factories.py:net", "--device", "gpu"], "device 'gpu' cannot be used"),
         (["resnet18"], "did you mean 'timm:resnet18'?"),
     ],

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import normlab
-from normlab.doctor import RULES
+from normlab.doctor import RULES, sarif
 from normlab.doctor.text import named
 from tests.unit.doctor import cases
 from tests.unit.doctor.cases import images, loader
@@ -45,7 +45,7 @@ def test_the_report_says_what_where_why_and_how(findings):
         assert f"see  {found.url}" in text
     assert "NL003 poisoned-statistics · error, static" in text
     assert "in   bn1, layer*.*.bn1 (x3), layer*.*.bn2 (x3), layer*.*.downsample.* (x2)" in text
-    assert "fix  normlab.freeze(model), which lasts through model.train()" in text
+    assert "fix  normlab.freeze(model.get_submodule(name)) for each of these layers, which lasts through" in text
     assert "NL007, NL013, NL107, NL113, NL207: there is one process only: start it with torchrun" in text
 
 
@@ -100,6 +100,60 @@ def test_sarif_is_what_ci_reads(findings, monkeypatch, tmp_path):
     notes = run["invocations"][0]["toolExecutionNotifications"]
     assert {note["associatedRule"]["id"] for note in notes} == {rule.id for rule in findings.unchecked}
     assert run["invocations"][0]["executionSuccessful"] is True
+
+
+SARIF = {  # of sarif-schema-2.1.0.json what is used; "!" are required, and nothing else is allowed
+    "log": {"$schema": str, "version!": str, "runs!": ["run"]},
+    "run": {"tool!": "tool", "invocations": ["invocation"], "results": ["result"]},
+    "tool": {"driver!": "driver"},
+    "driver": {"name!": str, "version": str, "rules": ["rule"]},
+    "rule": {
+        "id!": str, "name": str, "shortDescription": "text", "fullDescription": "text", "help": "text",
+        "helpUri": str, "defaultConfiguration": "configuration", "properties": dict,
+    },
+    "text": {"text!": str},
+    "configuration": {"level": "level"},
+    "invocation": {"executionSuccessful!": bool, "toolExecutionNotifications": ["notification"]},
+    "notification": {"level": "level", "message!": "text", "associatedRule": "reference"},
+    "reference": {"id": str},
+    "result": {
+        "ruleId": str, "ruleIndex": int, "level": "level", "message!": "text", "locations": ["location"],
+        "properties": dict,
+    },
+    "location": {"logicalLocations": ["logical"], "physicalLocation": "physical"},
+    "logical": {"fullyQualifiedName": str, "kind": str},
+    "physical": {"artifactLocation": "artifact", "region": "region"},
+    "artifact": {"uri": str},
+    "region": {"startLine": int},
+}  # fmt: skip
+
+
+def follow(kind, value):
+    """Is a value what the schema says it is?"""
+    if kind == "level":
+        assert value in ("none", "note", "warning", "error")
+    elif isinstance(kind, list):
+        for item in value:
+            follow(kind[0], item)
+    elif isinstance(kind, str):
+        fields = {name.rstrip("!"): of for name, of in SARIF[kind].items()}
+        assert {name.rstrip("!") for name in SARIF[kind] if name.endswith("!")} <= value.keys() <= fields.keys()
+        for name, part in value.items():
+            follow(fields[name], part)
+    else:
+        assert type(value) is kind
+
+
+def test_sarif_follows_the_schema(findings):
+    crashed = normlab.doctor(nn.Linear(3, 2), images())
+    for found in findings, crashed, normlab.doctor(cases.resnet()):
+        follow("log", json.loads(json.dumps(found.sarif(), allow_nan=False)))
+
+
+def test_sarif_escapes_the_path(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert sarif._uri(str(tmp_path / "my nets" / "ü.py")) == "my%20nets/%C3%BC.py"
+    assert sarif._uri("/else where/net.py") == "file:///else%20where/net.py"
 
 
 def test_sarif_says_that_the_model_does_not_run():

@@ -13,7 +13,7 @@ import normlab
 from normlab.errors import SpecError, UnknownName
 from normlab.surgery.wrapped import unwrap
 from tests.unit.doctor import cases
-from tests.unit.doctor.cases import images, loader, resnet
+from tests.unit.doctor.cases import images, loader, reached, resnet
 
 
 class Wrapped(nn.Module):
@@ -49,10 +49,6 @@ OUTPUTS = {
     "namespace": lambda y: SimpleNamespace(logits=y),
     "own-loss": lambda y: {"loss": y.sum(), "logits": y},
 }
-
-
-def reached(found) -> bool:
-    return {"NL005", "NL010", "NL017", "NL029", "NL103"} <= set(found.clean) and found.exit_code == 0
 
 
 @pytest.mark.parametrize("name", OUTPUTS)
@@ -161,50 +157,6 @@ def test_a_model_without_norms_says_so():
     assert "register_norm_type makes MyNorm known" in normlab.doctor(MyNorm(), torch.randn(4, 3)).notes[0]
 
 
-class Raises(nn.Module):
-    def __init__(self, error: Exception) -> None:
-        super().__init__()
-        self.norm, self.error = nn.BatchNorm2d(3), error
-
-    def forward(self, x):
-        self.norm(x)
-        raise self.error
-
-
-def test_a_batch_that_does_not_fit_is_told_with_the_layer():
-    found = normlab.doctor(resnet(), torch.randn(8, 5, 12, 12))
-    assert found.exit_code == 2
-    assert "expected input[8, 5, 12, 12] to have 3 channels" in (found.failure or "")
-    reasons = {rule.id: rule.reason for rule in found.unchecked}
-    assert reasons["NL010"].startswith("the model does not run on the batch: RuntimeError")
-    assert normlab.doctor(nn.Sequential(nn.BatchNorm2d(4)), images()).failure == (
-        "layer 0 on 8x3x12x12: RuntimeError: running_mean should contain 3 elements not 4"
-    )
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
-        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"),
-    ],
-    ids=["cuda", "cpu"],
-)
-def test_out_of_memory_suggests_a_smaller_batch(error):
-    found = normlab.doctor(Raises(error), images())
-    assert found.failure == "out of memory with 8 examples; try 4"
-    assert found.exit_code == 2
-
-
-def test_findings_count_more_than_a_batch_that_cannot_be_run():
-    model = Raises(RuntimeError("no way")).train()
-    model.norm.running_var.fill_(float("nan"))
-    found = normlab.doctor(model, images())
-    assert [f.id for f in found.findings] == ["NL003"]
-    assert found.exit_code == 1
-    assert found.failure == "RuntimeError: no way"
-
-
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -231,26 +183,3 @@ def test_rules_are_chosen_by_id_or_name():
     assert normlab.doctor(resnet(), select=["NL003", "NL101"], ignore="NL101").clean == ("NL003",)
     with pytest.raises(UnknownName):
         normlab.doctor(resnet(), select="NL999")
-
-
-def test_mps_is_judged_by_device_and_layout():
-    from normlab.doctor.case import Case
-
-    rule = normlab.doctor.RULES["NL024"]
-    for layout, found in ((torch.channels_last, True), (torch.contiguous_format, False)):
-        model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).to(memory_format=layout)
-        case = Case(model, device=torch.device("mps"))  # there is none here: it is only said
-        assert (rule.check(case) is not None) == found
-    assert (
-        rule.check(Case(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).to(memory_format=torch.channels_last)))
-        is None
-    )
-
-
-@pytest.mark.gpu
-def test_a_model_on_another_device_and_a_batch_that_is_not():
-    model = resnet().cuda()
-    assert reached(normlab.doctor(model, images()))
-    model = resnet()
-    assert reached(normlab.doctor(model, images(), device="cuda"))
-    assert next(model.parameters()).device.type == "cpu"

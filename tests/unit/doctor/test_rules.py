@@ -6,15 +6,19 @@ import re
 
 import pytest
 
+import normlab
 from normlab.doctor import RULES
-from tests.unit.doctor.cases import FAULTY, REPAIR, SOUND
+from tests.unit.doctor.cases import FAULTY, REPAIR, SOUND, images
 
-ELSEWHERE = {"NL024"} | {rule.id for rule in RULES.values() if rule.kind == "distributed"}
-"""Rules that need a device or processes: test_devices, test_doctor_processes."""
+ELSEWHERE = {"NL023", "NL024", "NL028"} | {rule.id for rule in RULES.values() if rule.kind == "distributed"}
+"""Rules that need a device, an older library or processes: test_elsewhere, test_doctor_processes."""
+CODE = re.compile(r"normlab\.(?:convert|freeze|recalibrate|unfreeze)\((?:[^()]|\((?:[^()]|\([^()]*\))*\))*\)")
+"""A call in a fix."""
 
 
-def every(place):
-    return [pytest.param(rule, make, id=f"{rule}-{name}") for rule in place for name, make in place[rule].items()]
+def every(place, rules=None):
+    wanted = place if rules is None else rules
+    return [pytest.param(rule, make, id=f"{rule}-{name}") for rule in wanted for name, make in place[rule].items()]
 
 
 @pytest.mark.parametrize(("rule", "make"), every(FAULTY))
@@ -24,6 +28,8 @@ def test_the_fault_is_found_and_measured(rule, make):
     [finding] = found.findings
     assert not finding.failed, finding.text
     assert re.search(r"\d", finding.text), "a measured number"
+    assert "\n" not in finding.fix
+    assert len(finding.fix) <= 120, "one line"
     assert found.exit_code == 1
 
 
@@ -33,15 +39,33 @@ def test_a_sound_model_passes(rule, make):
     assert (found.findings, found.clean) == ((), (rule,)), found
 
 
-@pytest.mark.parametrize("rule", REPAIR)
-def test_the_fix_repairs_it(rule):
-    faulty = next(iter(FAULTY[rule].values()))()
-    found = REPAIR[rule](faulty).examined(rule)
+@pytest.mark.parametrize(("rule", "make"), every(FAULTY, sorted(FAULTY.keys() - REPAIR.keys())))
+def test_the_fix_as_it_is_printed_repairs_it(rule, make):
+    patient = make()
+    [finding] = patient.examined(rule).findings
+    calls = CODE.findall(finding.fix)
+    assert calls, finding.fix
+    batch = images() if patient.batch is None else patient.batch
+    about = {"normlab": normlab, "model": patient.model, "averaged_model": patient.model, "batch": batch}
+    about |= {"loader": [batch] * 30, "layers": finding.layers}
+    for call in calls[: 1 if "; of a" in finding.fix else None]:  # what follows is for other models
+        loop = "for name in layers: " if "for each" in finding.fix else ""
+        exec(loop + call.replace("[...]", "list(layers)"), about)
+    found = patient.examined(rule)
+    assert not found.findings, found
+    assert found.clean or "give the loader" in found.unchecked[0].reason
+
+
+@pytest.mark.parametrize(
+    ("rule", "make"), [(rule, make) for rule in REPAIR for make in [next(iter(FAULTY[rule].values()))]]
+)
+def test_the_fix_in_words_repairs_it(rule, make):
+    found = REPAIR[rule](make()).examined(rule)
     assert (found.findings, found.clean) == ((), (rule,)), found
 
 
 @pytest.mark.parametrize("rule", sorted(RULES))
-def test_every_rule_has_both_tests(rule):
+def test_every_rule_has_all_tests(rule):
     assert rule in ELSEWHERE or (rule in FAULTY and rule in SOUND)
 
 

@@ -59,6 +59,35 @@ class Breaks(nn.Module):
         raise RuntimeError("no way")
 
 
+class InOneMode(nn.Module):
+    """Raises in the other."""
+
+    def __init__(self, mode: bool) -> None:
+        super().__init__()
+        self.net, self.mode = cases.train(resnet(), 40), mode
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.net(x)
+        assert self.training == self.mode
+        return y
+
+
+class Exits(nn.Module):
+    """Is interrupted halfway."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.norm(x)
+        raise KeyboardInterrupt
+
+
+def half_meta() -> Patient:
+    return Patient(nn.Sequential(nn.BatchNorm2d(3), nn.BatchNorm2d(3), nn.Conv2d(3, 3, 1, device="meta")), images())
+
+
 def several() -> Patient:
     model = resnet()
     return Patient(model, None, {"optimizer": cases.all_parameters_decay().more["optimizer"], "loader": loader(17, 8)})
@@ -73,6 +102,9 @@ def frozen() -> Patient:
 PATIENTS = {
     "stateful": lambda: Patient(Stateful(), images(4)),
     "breaks": lambda: Patient(Breaks(), images(4)),
+    "eval_only": lambda: Patient(InOneMode(False), images(4)),
+    "training_only": lambda: Patient(InOneMode(True), images(4)),
+    "half_meta": half_meta,
     "several": several,
     "compiled": cases.compiled_by_torch_compile,
     "checkpointed": cases.torch_checkpoint_reentrant,
@@ -110,6 +142,8 @@ def snapshot(model: nn.Module):
 
 
 def same(a, b) -> bool:
+    if isinstance(a, torch.Tensor) and a.device.type == "meta":
+        return isinstance(b, torch.Tensor) and (a.device, a.shape) == (b.device, b.shape)
     if isinstance(a, torch.Tensor):
         return isinstance(b, torch.Tensor) and torch.equal(torch.nan_to_num(a, 7.0), torch.nan_to_num(b, 7.0))
     if isinstance(a, dict):
@@ -135,6 +169,14 @@ def test_nothing_is_changed(name, training):
         assert same(before[key], after[key]), key
     if given is not None:
         assert same(given, batch)
+
+
+def test_an_interruption_leaves_no_trace_either():
+    model = Exits().train()
+    before = snapshot(model)
+    with pytest.raises(KeyboardInterrupt):
+        normlab.doctor(model, images())
+    assert all(same(before[key], value) for key, value in snapshot(model).items())
 
 
 def test_the_optimizer_and_its_hooks_are_not_touched():

@@ -29,6 +29,7 @@ from normlab.doctor.rules import renamed_by_transformers as renamed_by_transform
 from normlab.doctor.rules import reversed_momentum as reversed_momentum
 from normlab.doctor.rules import sam_twice as sam_twice
 from normlab.doctor.rules import scheduler_rates as scheduler_rates
+from normlab.doctor.rules import sharded_in_half as sharded_in_half
 from normlab.doctor.rules import small_batch as small_batch
 from normlab.doctor.rules import sync_on_cpu as sync_on_cpu
 from normlab.doctor.rules import thawed_by_train as thawed_by_train

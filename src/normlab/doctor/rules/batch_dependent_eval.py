@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import torch
-
 from normlab.doctor.base import Evidence, NotChecked, rule
 from normlab.doctor.case import Case
-from normlab.doctor.inputs import values_of
 from normlab.doctor.layers import count, names
-from normlab.doctor.passes import alone
-from normlab.doctor.sandbox import sandbox
+from normlab.inputs import values_of
 from normlab.surgery import Site
 from normlab.surgery.statistics.kept import kept
 
@@ -51,8 +47,7 @@ def _change(case: Case) -> float:
     half = inputs.size // 2
     if half < 1:
         raise NotChecked("one example has no other in its batch: 2 or more are wanted")
-    with sandbox(case.model, case.device), alone(case.sites), torch.no_grad():
-        model = case.model.eval()
+    with case.evaluating() as model:
         whole = values_of(inputs.call(model, case.device))
         part = values_of(inputs.first(half).call(model, case.device))
     pairs = [(a[: len(b)], b) for a, b in zip(whole, part, strict=True) if b.dim() and b.numel()]

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from normlab.doctor.base import Evidence, rule
 from normlab.doctor.case import Case
-from normlab.doctor.layers import count, names
+from normlab.doctor.layers import count, names, trained_affine
 from normlab.recipes.verify import groups_of
 from normlab.surgery import Site
 
@@ -29,7 +29,9 @@ def dead_scale(case: Case) -> Evidence | None:
     if not found:
         return None
     text = f"nothing trains {len(found)} of {count(len(case.sites), 'norm')}, which multiply by 0 and add 0"
-    return Evidence(text, names(found), {"norms": len(found), "of": len(case.sites)})
+    frozen = any(not trained_affine(site) for site in found)
+    fix = None if frozen else "give their parameters to the optimizer: normlab.recipe(...).param_groups(model, lr=...)"
+    return Evidence(text, names(found), {"norms": len(found), "of": len(case.sites)}, fix)
 
 
 def _is_dead(site: Site, held: set[int] | None) -> bool:

@@ -11,6 +11,7 @@ from normlab.doctor.passes import Call
 from normlab.layers import GroupNorm, InstanceNorm, LayerNorm
 
 MOST = 2
+_OF_TORCH: dict[type[nn.Module], int] = {nn.InstanceNorm1d: 1, nn.InstanceNorm2d: 2, nn.InstanceNorm3d: 3}
 
 
 @rule(
@@ -45,8 +46,9 @@ def _group_size(call: Call) -> int | None:
     if len(shape) < 2:
         return None
     whole = call.positions * shape[1]
-    if isinstance(module, (InstanceNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)):
-        return call.positions
+    if isinstance(module, (InstanceNorm, *_OF_TORCH)):
+        alone = len(shape) == _OF_TORCH.get(type(module), 0) + 1  # [C, *S], without a batch
+        return call.positions * shape[1] if alone else call.positions
     if isinstance(module, (GroupNorm, nn.GroupNorm)):
         return whole // module.num_groups
     if isinstance(module, LayerNorm):

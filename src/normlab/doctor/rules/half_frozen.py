@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import takewhile
 from math import isfinite
 
 from torch import nn
@@ -28,12 +30,26 @@ def half_frozen(case: Case) -> Evidence | None:
     found = [(site, keeps) for site, keeps in case.moving if _still(site.module)]
     if not (found and learns):
         return None
+    layers = names(site for site, _ in found)
     text = f"neither weight nor bias is trained in {count(len(found))}, but running statistics move in training"
-    moved = _moved(case, {site.name for site, _ in found})
-    if moved is None or not isfinite(moved):
-        return Evidence(text, names(site for site, _ in found), {"layers": len(found)})
-    text += f": this batch moves means by up to {moved:.2g} standard deviations"
-    return Evidence(text, names(site for site, _ in found), {"layers": len(found), "moved": moved})
+    numbers: dict[str, float | int | str] = {"layers": len(found)}
+    moved = _moved(case, set(layers))
+    if moved is not None and isfinite(moved):
+        text += f": this batch moves means by up to {moved:.2g} standard deviations"
+        numbers["moved"] = moved
+    return Evidence(text, layers, numbers, _fix(case, layers))
+
+
+def _fix(case: Case, layers: Sequence[str]) -> str | None:
+    """Freeze the part that holds these layers and no other, or one after the other; None for all."""
+    others = {site.name for site, _ in case.keepers} - set(layers)
+    if not others:
+        return None
+    parts = zip(*(name.split(".") for name in layers), strict=False)
+    part = ".".join(column[0] for column in takewhile(lambda column: len(set(column)) == 1, parts))
+    if part and not any(name.startswith(f"{part}.") for name in others):
+        return f'normlab.freeze(model.get_submodule("{part}")), which lasts through model.train()'
+    return "normlab.freeze(model.get_submodule(name)) for each of these layers, which lasts through model.train()"
 
 
 def _still(module: nn.Module) -> bool:

@@ -21,7 +21,7 @@ MEAN, BATCHES = 3.0, 1000
     why="an update smaller than half the distance to the next number of 8 or 11 bits is rounded away, so that running "
     "statistics stop on the way, and eval mode normalizes by what they stopped at",
     fix='normlab.convert(model, "batch") keeps them in float32; or leave the model in float32, under autocast',
-    thread="pytorch/torchtitan#674",
+    thread="facebookresearch/fairscale#442",
 )
 def half_statistics(case: Case) -> Evidence | None:
     """Where a running mean of this type and momentum ends, on the way from 0 to a mean of 3."""

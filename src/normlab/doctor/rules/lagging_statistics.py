@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from math import ceil, log
+
+from torch import Tensor, nn
+
 from normlab.doctor.base import Evidence, rule
 from normlab.doctor.case import Case
 from normlab.doctor.layers import batches, count, stored
@@ -28,30 +32,35 @@ def lagging_statistics(case: Case) -> Evidence | None:
     if not found:
         return None
     worst = max(found, key=lambda name: found[name])
-    seen = next(batches(site) for site, _ in case.keepers if site.name == worst)
+    site = next(site for site, _ in case.keepers if site.name == worst)
+    seen, step = batches(site) or 0, case.step(site)
+    missing = ceil(log(NOTABLE) / log(1 - step)) - seen if 0 < step < 1 else 1
+    fix = f"normlab.recalibrate(model, loader), {missing} or more batches of training data, before evaluating"
     if not seen:
-        text = f"no update was counted in {count(len(found))}, whose weights are trained: eval mode goes by mean 0 and "
-        return Evidence(f"{text}variance 1", tuple(found), {"share": 1.0, "batches": 0})
+        text = f"no update was counted in {count(len(found))} of a trained model: in eval mode its mean is 0 and its "
+        return Evidence(f"{text}variance 1", tuple(found), {"share": 1.0, "batches": 0}, fix)
     text = f"in {count(len(found))} the initial values still make up as much as {100 * found[worst]:.0f} % of the "
-    text += f"running statistics, after {count(seen, 'update')}"
-    return Evidence(text, tuple(found), {"share": found[worst], "batches": seen})
+    text += f"running statistics, which count {count(seen, 'update')} of momentum {step:g}"
+    return Evidence(text, tuple(found), {"share": found[worst], "batches": seen, "momentum": step}, fix)
 
 
 def _left(case: Case, site: Site, keeps: Kept) -> float:
     """The share of the initial values; 0 for a new layer, of which nobody expects anything yet."""
-    seen = batches(site)
-    momentum = getattr(site.module, "momentum", None)
-    if seen is None or momentum is None or keeps.left is not None or keeps.sums:
+    seen, step = batches(site), case.step(site)
+    if seen is None or getattr(site.module, "momentum", None) is None or keeps.left is not None or keeps.sums:
         return 0.0
-    if seen == 0:
-        return 1.0 if _trained(site) and _initial(site, keeps) else 0.0
-    return (1 - case.step(site)) ** seen
+    if seen == 0 or step == 0:
+        return 1.0 if _initial(site, keeps) and (seen or _trained(case.model)) else 0.0
+    share = (1 - step) ** seen
+    var = getattr(site.module, "running_var", None)
+    # a variance that still holds this share of 1 is no smaller: else statistics were taken anew, and counters were not
+    return 0.0 if isinstance(var, Tensor) and bool((var < 0.99 * share).any()) else share
 
 
-def _trained(site: Site) -> bool:
-    """Do its weight or bias differ from channel to channel, as no initial ones do?"""
-    values = (getattr(site.module, name, None) for name in (site.weight, site.bias))
-    return any(value is not None and value.numel() > 1 and bool((value != value[0]).any()) for value in values)
+def _trained(model: nn.Module) -> bool:
+    """Do all its vectors vary? What draws some biases and scales at random (RepVGG, DCGAN) leaves others constant."""
+    vectors = [p for p in model.parameters() if p.dim() == 1 and p.numel() > 1 and p.device.type != "meta"]
+    return bool(vectors) and all(bool((p != p[0]).any()) for p in vectors)
 
 
 def _initial(site: Site, keeps: Kept) -> bool:

@@ -16,7 +16,7 @@ from normlab.doctor.layers import count, names
     kind="static",
     level="error",
     why="convert_sync_batchnorm makes SyncBatchNorm(0) of a lazy layer that has seen no input, which fits no input",
-    fix='run the model once, then normlab.convert(model, "batch(sync=True)", sample=batch)',
+    fix='make the model anew, run it once, then normlab.convert(model, "batch(sync=True)")',
     thread="pytorch/pytorch#187298",
 )
 def no_channels(case: Case) -> Evidence | None:

@@ -6,6 +6,8 @@ from normlab.doctor.base import Evidence, rule
 from normlab.doctor.case import Case
 from normlab.doctor.layers import called, count
 
+_OVERFLOW = 'float32 or bfloat16 for what overflows; "batch(guard_nonfinite=True)" keeps it out of the statistics'
+
 
 @rule(
     "NL103",
@@ -13,7 +15,7 @@ from normlab.doctor.layers import called, count
     kind="one-batch",
     level="error",
     why="in training mode one such batch makes the running statistics NaN, for good, even if the step is skipped",
-    fix='normlab.convert(model, "batch(guard_nonfinite=True)") keeps such batches out; look for them in the data',
+    fix='look for these examples in the data; "batch(guard_nonfinite=True)" keeps them out of the statistics',
     thread="pytorch/pytorch#40497",
     needs=("batch",),
 )
@@ -31,6 +33,7 @@ def nonfinite_forward(case: Case) -> Evidence | None:
     first = next((call for call in found.calls if not call.finite), None)
     if first is not None:
         text = f"what reaches {called(first.site)}, {list(first.shape)}, holds NaN or infinity"
-        return Evidence(text, (first.site.name,))
+        return Evidence(text, (first.site.name,), fix=_OVERFLOW)
     worst = sum(int((~value.isfinite()).sum()) for value in found.outputs)
-    return Evidence(f"{worst} values of the outputs are NaN or infinite", (), {"nonfinite": worst}) if worst else None
+    text = f"{worst} values of the outputs are NaN or infinite"
+    return Evidence(text, (), {"nonfinite": worst}, _OVERFLOW) if worst else None

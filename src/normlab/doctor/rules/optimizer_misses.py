@@ -26,7 +26,7 @@ def optimizer_misses(case: Case) -> Evidence | None:
     own = {id(p) for p in case.model.parameters()}
     strangers = len(held - own)
     missing = [site for site in case.sites if any(id(p) not in held for p in trained_affine(site))]
-    found = [site for site in missing if strangers or _neighbours(case, site) & held]
+    found = [site for site in missing if strangers or _missed(case, site, held)]
     if not found:
         return None
     text = f"the optimizer lacks parameters of {len(found)} of {count(len(case.sites), 'norm')}"
@@ -34,7 +34,16 @@ def optimizer_misses(case: Case) -> Evidence | None:
     return Evidence(text, names(found), {"norms": len(found), "strangers": strangers})
 
 
-def _neighbours(case: Case, site: Site) -> set[int]:
-    """Parameters of what stands beside it: an optimizer of the head alone does not miss the norms of the rest."""
-    parent = case.model.get_submodule(site.name.rpartition(".")[0])
-    return {id(p) for p in parent.parameters()} - {id(p) for p in trained_affine(site)}
+def _missed(case: Case, site: Site, held: set[int]) -> bool:
+    """Is what stands next to it trained? An optimizer of the head alone does not miss the norms of the rest."""
+    if not site.name:
+        return False
+    parent, _, own = site.name.rpartition(".")
+    children = list(case.model.get_submodule(parent).named_children())
+    place = [name for name, _ in children].index(own)
+    norms = {id(p) for other in case.sites for p in trained_affine(other)}
+    for _, child in (*reversed(children[:place]), *children[place + 1 :]):  # a norm mostly follows what it belongs to
+        beside = {id(p) for p in child.parameters()} - norms
+        if beside:
+            return beside <= held
+    return False

@@ -23,8 +23,8 @@ class Moments(NamedTuple):
     values: int
 
 
-def told(case: Case) -> dict[str, Moments]:
-    """Name → the moments of what reaches the norm."""
+def told(case: Case) -> tuple[float, dict[str, Moments]]:
+    """The sum of all weights, to tell whether they are the same, and by name the moments of what reaches a norm."""
     if case.inputs is None or case.inputs.made_up:
         raise NotChecked("it takes data of each process: give a batch or a loader")
     if not case.inputs.finite:
@@ -34,7 +34,7 @@ def told(case: Case) -> dict[str, Moments]:
         if uses_batch(call.site) and call.mean is not None and call.var is not None and call.spread is not None:
             error = call.spread / call.shape[0]
             found.setdefault(call.site.name, Moments(call.mean.cpu(), call.var.cpu(), error.cpu(), call.values))
-    return found
+    return float(sum(p.detach().double().abs().sum() for p in case.model.parameters())), found
 
 
 @rule(
@@ -51,7 +51,10 @@ def told(case: Case) -> dict[str, Moments]:
 )
 def ranks_data(case: Case) -> Evidence | None:
     """How far the means of process 0 are from those of all, against what chance would do."""
-    every: list[dict[str, Moments]] = case.told["NL113"]
+    weights: list[float] = [one[0] for one in case.told["NL113"]]
+    every: list[dict[str, Moments]] = [one[1] for one in case.told["NL113"]]
+    if len(set(weights)) > 1:
+        raise NotChecked("the processes have different weights, so that their activations differ anyway")
     free = [s.name for s in case.sites if uses_batch(s) and case.trains[s.name] and not synced(s)]
     shifts = {n: _shift([one[n] for one in every]) for n in free if all(n in one for one in every)}
     found = {name: shift for name, (shift, chance) in shifts.items() if shift > max(NOTABLE, SURE * chance)}

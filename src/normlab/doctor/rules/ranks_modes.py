@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from normlab.doctor.base import Evidence, rule
 from normlab.doctor.case import Case
+from normlab.doctor.layers import count, synced
 
 Norms = dict[str, tuple[str, bool, bool]]
 
 
 def told(case: Case) -> Norms:
     """Name → type, training flag, and are statistics synchronized?"""
-    from normlab.doctor.layers import synced
-
     return {s.name: (type(s.module).__name__, s.module.training, synced(s)) for s in case.sites}
 
 
@@ -20,8 +19,8 @@ def told(case: Case) -> Norms:
     "ranks-differ-in-modes",
     kind="distributed",
     level="error",
-    why="a synchronized norm in training mode waits for all processes: where one of them has it in eval mode, or has "
-    "another layer there, all hang until the collective times out",
+    why="a synchronized norm in training mode waits for all processes: where one has it in eval mode, or another layer "
+    "there, all hang until the collective times out; without synchronization they train different networks",
     fix="normlab.convert and normlab.freeze in every process alike, before DDP",
     thread="open-mmlab/mmengine#1624",
     needs=("processes",),
@@ -34,8 +33,8 @@ def ranks_modes(case: Case) -> Evidence | None:
     for rank, norms in enumerate(every):
         differ = [name for name in {**first, **norms} if first.get(name) != norms.get(name)]
         if differ:
-            text = f"{len(differ)} norms of process {rank} are not as in process 0; {differ[0] or 'the model'}: "
-            text += f"{_said(first.get(differ[0]))} there, {_said(norms.get(differ[0]))} here"
+            text = f"{count(len(differ), 'norm')} of process {rank} not as in process 0: {differ[0] or 'the model'} is "
+            text += f"{_said(norms.get(differ[0]))} in process {rank}, and {_said(first.get(differ[0]))} in process 0"
             return Evidence(text, tuple(differ), {"norms": len(differ), "process": rank})
     return None
 

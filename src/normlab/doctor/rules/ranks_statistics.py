@@ -7,7 +7,7 @@ from torch import Tensor
 
 from normlab.doctor.base import Evidence, rule
 from normlab.doctor.case import Case
-from normlab.doctor.layers import stored
+from normlab.doctor.layers import count, stored
 from normlab.surgery.statistics.kept import buffers_of
 
 NOTABLE = 0.01
@@ -37,21 +37,26 @@ def told(case: Case) -> dict[str, dict[str, Tensor]]:
 def ranks_statistics(case: Case) -> Evidence | None:
     """The largest distance of a statistic from that of process 0, in units of its size."""
     every: list[dict[str, dict[str, Tensor]]] = case.told["NL013"]
-    shifts = {name: max(_distance(every[0][name], one[name]) for one in every if name in one) for name in every[0]}
-    found = {name: shift for name, shift in shifts.items() if not shift <= NOTABLE}
+    gaps = {name: max(_distance(every[0][name], one[name]) for one in every if name in one) for name in every[0]}
+    found = {name: gap for name, gap in gaps.items() if not gap[0] <= NOTABLE}
     if not found:
         return None
     worst = max(found, key=lambda name: found[name])
-    text = f"running statistics of {len(found)} of {len(shifts)} norms differ between the processes, means by up to "
-    text += f"{found[worst]:.2g} standard deviations or variances by as large a share, in {worst or 'the model'}"
-    return Evidence(text, tuple(found), {"distance": found[worst], "norms": len(found)})
+    distance, statistic = found[worst]
+    by = f"{distance:.2g} standard deviations" if statistic == "running_mean" else f"{100 * distance:.2g} %"
+    text = f"running statistics of {len(found)} of {count(len(gaps), 'norm')} differ between the processes: "
+    text += f"{statistic} of {worst or 'the model'} by {by}"
+    return Evidence(text, tuple(found), {"distance": distance, "norms": len(found)})
 
 
-def _distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
+def _distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> tuple[float, str]:
+    """The largest, and of which statistic; NaN counts as infinitely far."""
     tiny = torch.finfo(torch.float64).tiny
-    found = 0.0
+    found: list[tuple[float, str]] = [(0.0, "")]
     for name, value in one.items():
         unit = one["running_var"].sqrt() if name == "running_mean" and "running_var" in one else value.abs()
         if name in other and value.shape == other[name].shape:
-            found = max(found, float(((other[name] - value).abs() / unit.clamp(min=tiny)).max()))
-    return found
+            far = ((other[name] - value).abs() / unit.clamp(min=tiny)).nan_to_num(nan=torch.inf, posinf=torch.inf)
+            same = (value == other[name]) | (value.isnan() & other[name].isnan())
+            found.append((float(far.masked_fill(same, 0.0).max()), name))
+    return max(found)

@@ -24,16 +24,14 @@ MOST = 4
     needs=("batch",),
 )
 def small_batch(case: Case) -> Evidence | None:
-    """The loader's batch size, or else the batch's, and how uncertain the means of this one are."""
-    assert case.inputs is not None
-    told = getattr(case.loader, "batch_size", None)
-    size = told if isinstance(told, int) else case.inputs.size
+    """The loader's batch size, or else that of what reaches the first of them, and how uncertain its means are."""
     several = case.processes is not None
     found = [s for s in case.sites if uses_batch(s) and case.trains[s.name] and not (several and synced(s))]
-    if not found or size > MOST:
+    size = _size(case, {site.name for site in found})
+    if size is None or size > MOST:
         return None
     text = f"batches of {size} for {count(len(found), 'batch norm')}"
-    noise = _noise(case, size) if case.trial().error is None and case.inputs.size > 1 else None
+    noise = _noise(case, size) if case.trial().error is None else None
     numbers: dict[str, float | int | str] = {"size": size}
     if noise is not None:
         text += f": the mean of a channel is uncertain by {noise:.2g} of its standard deviation (median layer)"
@@ -41,11 +39,24 @@ def small_batch(case: Case) -> Evidence | None:
     return Evidence(text, names(found), numbers)
 
 
+def _size(case: Case, chosen: set[str]) -> int | None:
+    """None where no such layer is called."""
+    if not chosen:
+        return None
+    told = getattr(case.loader, "batch_size", None)
+    calls = (call for call in case.trial().calls if call.site.name in chosen and len(call.shape) > 1)
+    first = next(calls, None)
+    if first is None:
+        _ = case.training  # says why, if the model does not run
+        return None
+    return told if isinstance(told, int) else first.shape[0]
+
+
 def _noise(case: Case, size: int) -> float | None:
     """Median over the layers of the standard error that the mean of so many examples has, in standard deviations."""
     found = [
         float((call.spread / size / call.var.clamp(min=1e-30)).mean().sqrt())
         for call in case.training.calls
-        if call.site.kind == "batch" and call.spread is not None and call.var is not None
+        if call.site.kind == "batch" and call.shape[0] > 1 and call.spread is not None and call.var is not None
     ]
     return statistics.median(found) if found else None

@@ -14,7 +14,7 @@ from normlab.doctor.gap import gap
     level="error",
     why="the running statistics are not those of this data (they lag, are from elsewhere, or the data was prepared "
     "otherwise), so that accuracy falls in eval mode, or jumps from epoch to epoch",
-    fix="normlab.recalibrate(model, loader)",
+    fix="normlab.recalibrate(model, loader); or prepare the data as it was in training",
     thread="pytorch/pytorch#5406",
     needs=("data",),
 )

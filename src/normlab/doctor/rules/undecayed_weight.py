@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch import nn
+
 from normlab.doctor.base import Evidence, rule
 from normlab.doctor.case import Case
 from normlab.recipes.groups import roles_by_type
@@ -20,11 +22,13 @@ from normlab.recipes.verify import groups_of
     needs=("optimizer",),
 )
 def undecayed_weight(case: Case) -> Evidence | None:
-    """Weights by the type of their module, in groups without decay, where others decay."""
+    """Weights by the type of their module, in groups without decay, where others decay; embeddings may go without."""
     groups = groups_of(case.optimizer)
     decays = {id(p): float(g.get("weight_decay") or 0) for g in groups for p in g["params"]}
     roles = roles_by_type(case.model, case.sites)
-    weights = [(n, p) for n, p in case.model.named_parameters() if roles[n] == "weight" and id(p) in decays]
+    tables = {id(m.weight) for m in case.model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))}
+    named = [(n, p) for n, p in case.model.named_parameters() if id(p) in decays and id(p) not in tables]
+    weights = [(n, p) for n, p in named if roles[n] == "weight"]
     out = [(name, p) for name, p in weights if decays[id(p)] == 0]
     if not out or len(out) == len(weights):
         return None

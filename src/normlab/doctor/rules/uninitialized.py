@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from torch import Tensor
+from torch.nn.modules.batchnorm import _NormBase  # pyright: ignore[reportPrivateUsage]
 
 from normlab.doctor.base import Evidence, rule
 from normlab.doctor.case import Case
 from normlab.doctor.layers import batches, count, names
 from normlab.surgery import Site
 
-MOST_BATCHES = 2**48
+MOST_BATCHES = 10**10
 
 
 @rule(
@@ -27,7 +28,7 @@ def uninitialized(case: Case) -> Evidence | None:
     found = {site.name: fault for site in case.sites if (fault := _fault(site)) is not None}
     if not found:
         return None
-    text = f"in {count(len(found))} there is what nobody wrote: {next(iter(found.values()))}"
+    text = f"{count(len(found))} with values that no training leaves behind: {next(iter(found.values()))}"
     sites = [site for site in case.sites if site.name in found]
     return Evidence(text, names(sites), {"layers": len(found)})
 
@@ -41,6 +42,8 @@ def _fault(site: Site) -> str | None:
     if isinstance(var, Tensor) and bool((var < 0).any()):
         return f"a running variance of {float(var.min()):.3g}"
     seen = batches(site)
+    if isinstance(site.module, _NormBase) and isinstance(var, Tensor) and not seen and not var.any():
+        return "a running variance of 0 in every channel, before any batch"
     if seen is not None and not 0 <= seen < MOST_BATCHES:
         return f"a count of {seen} batches"
     return None

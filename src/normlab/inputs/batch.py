@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
@@ -13,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from normlab.doctor.sandbox import same_random_numbers
 from normlab.errors import SpecError
+from normlab.inputs.sandbox import same_random_numbers
 
 Forward = Callable[[nn.Module, Any], Any]
 
@@ -73,7 +74,7 @@ def read_batch(model: nn.Module, batch: Any, loader: Any, forward: Forward | Non
     """The batch as it was given, or the loader's first one, or random numbers of the shape that a text or tuple says.
 
     Raises:
-        SpecError: a text that is no shape, or a batch without tensors.
+        SpecError: a text that is no shape, a batch without tensors or values, a loader that raises.
     """
     call = forward or _call
     if isinstance(batch, str):
@@ -88,6 +89,8 @@ def read_batch(model: nn.Module, batch: Any, loader: Any, forward: Forward | Non
         given = Inputs(batch, call, False, "a batch")
     if not given.size:
         raise SpecError(f"{given.source} should hold tensors, or read like 8x3x32x32; got {type(given.batch).__name__}")
+    if any(value.device.type == "meta" for value in given.tensors):
+        raise SpecError(f"{given.source} is on the meta device, and holds no values")
     return given
 
 
@@ -110,22 +113,35 @@ def _random(model: nn.Module, shape: tuple[int, ...]) -> Tensor:
 
 
 def _first_of(loader: Any) -> Any:
-    """The first batch of one more epoch, after which the loader is as it was: its generators, and that of its order."""
+    with batches_of(loader) as batches:
+        found = next(batches, None)
+    if found is None:
+        raise SpecError("the loader gave no batch")
+    return found
+
+
+@contextmanager
+def batches_of(loader: Iterable[Any]) -> Generator[Iterator[Any]]:
+    """The batches of one more epoch, after which the loader is as it was: its generators, and that of its order.
+
+    Raises:
+        SpecError: the loader raises.
+    """
     owners = (loader, getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None))
     generators = [own for owner in owners if isinstance(own := getattr(owner, "generator", None), torch.Generator)]
     states = [generator.get_state() for generator in generators]
-    kept = getattr(loader, "_iterator", None)  # of workers that persist
+    kept: Any = getattr(loader, "_iterator", None)  # of workers that persist
     try:
         with same_random_numbers():
-            found = next(iter(loader), None)
+            yield iter(loader)
+    except Exception as error:  # of somebody's data
+        text = (str(error).strip().splitlines() or [""])[-1]  # of a worker's traceback the last line
+        raise SpecError(f"the loader gave no batch: {type(error).__name__}: {text}") from error
     finally:
         for generator, state in zip(generators, states, strict=True):
             generator.set_state(state)
         if hasattr(loader, "_iterator"):
-            loader._iterator = kept
-    if found is None:
-        raise SpecError("the loader gave no batch")
-    return found
+            setattr(loader, "_iterator", kept)  # noqa: B010 - an iterable has no such attribute for all that is known
 
 
 def _call(model: nn.Module, batch: Any) -> Any:
@@ -134,16 +150,17 @@ def _call(model: nn.Module, batch: Any) -> Any:
         return model(**batch)
     if not isinstance(batch, (tuple, list)):
         return model(batch)
-    taken = batch[: max(1, _required(model))]
+    taken = batch[: inputs_of(model)]
     if len(taken) == 1 and isinstance(taken[0], Mapping):
         return model(**taken[0])
     return model(*taken)
 
 
-def _required(model: nn.Module) -> int:
+def inputs_of(model: nn.Module) -> int:
+    """How many values of a tuple go to the model: as many as it must have, at least one; what follows are labels."""
     parameters = inspect.signature(model.forward).parameters.values()
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return sum(p.kind in positional and p.default is p.empty for p in parameters)
+    return max(1, sum(p.kind in positional and p.default is p.empty for p in parameters))
 
 
 def values_of(outputs: Any) -> list[Tensor]:

@@ -1,0 +1,27 @@
+"""A model, a batch, and how the one is run on the other without a trace: what whatever looks at models shares."""
+
+from normlab.inputs.batch import Forward, Inputs, batches_of, inputs_of, loss_of, parse_shape, read_batch, values_of
+from normlab.inputs.running import alone, failure_text, obstacle, usable_device
+from normlab.inputs.sandbox import same_random_numbers, sandbox
+from normlab.inputs.wrapped import Averaged, averaged, inside, is_compiled
+
+__all__ = [
+    "Averaged",
+    "Forward",
+    "Inputs",
+    "alone",
+    "averaged",
+    "batches_of",
+    "failure_text",
+    "inputs_of",
+    "inside",
+    "is_compiled",
+    "loss_of",
+    "obstacle",
+    "parse_shape",
+    "read_batch",
+    "same_random_numbers",
+    "sandbox",
+    "usable_device",
+    "values_of",
+]
