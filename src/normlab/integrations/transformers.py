@@ -1,4 +1,4 @@
-"""HF Trainer: recipes, recalibration before evaluation, and SAM; `pip install 'normlab[transformers]'`.
+"""HF Trainer: recipes, probes, recalibration before evaluation, and SAM; `pip install 'normlab[transformers]'`.
 
     recipe = normlab.recipe("revisited(scale=0.1, norms='all', input_norm=False)")
     recipe.prepare(model)
@@ -43,8 +43,12 @@ from normlab.surgery import recalibrate
 try:
     from accelerate.optimizer import AcceleratedOptimizer
     from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+    from normlab.integrations.transformers_probe import NormProbe
 except ImportError as error:
     raise Unavailable(f"transformers cannot be imported: {error}; pip install 'normlab[transformers]'") from None
+
+__all__ = ["NormProbe", "NormRecipe", "RecalibrateOnEval", "SAMTrainer", "recipe_optimizers"]
 
 
 class NormRecipe(TrainerCallback):

@@ -21,11 +21,13 @@ from normlab.probes.mean_cosine import mean_cosine
 from normlab.probes.probe import probe
 from normlab.probes.sigma import sigma
 from normlab.probes.stable_rank import stable_rank
-from normlab.probes.whole.ablation import AblationCurve, ChannelReliance, ablation_curve, channel_reliance
+from normlab.probes.whole.ablation_curve import AblationCurve, ablation_curve
 from normlab.probes.whole.batch_dependence import BatchDependence, batch_dependence
+from normlab.probes.whole.channel_reliance import ChannelReliance, channel_reliance
 from normlab.probes.whole.covariate_shift import CovariateShift, internal_covariate_shift
 from normlab.probes.whole.landscape import Landscape, landscape
-from normlab.probes.whole.lipschitz import LipschitzIdentity, LipschitzRatio, lipschitz_identity, lipschitz_ratios
+from normlab.probes.whole.lipschitz_identity import LipschitzIdentity, lipschitz_identity
+from normlab.probes.whole.lipschitz_ratio import LipschitzRatio, lipschitz_ratios
 from normlab.probes.whole.projection import Projection, backward_projection
 from normlab.probes.whole.regularisation import LayerStrength, Strength, layer_strengths, regularisation_strength
 from normlab.probes.whole.sharpness import Sharpness, sharpness

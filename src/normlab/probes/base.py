@@ -61,7 +61,7 @@ class Probe:
             "after": the output, behind the activation module that takes it directly, if there is one.
             "cosines": the cosine matrix [N, N] of "after".
             "gradient": ∂L/∂ of "before"; the quantity is in proportion to it.
-            "parameters": weight or bias; `measure` gets a `Reference`.
+            "parameters": weight or bias, before the first pass of a step; `measure` gets a `Reference`.
         measure: target and tensor → a number [], or several by name; runs without autograd and autocast.
         refuses: why it cannot be measured at a target; None if it can.
         reference: "parameters" only: the parameter of a target, and what to compare it with.

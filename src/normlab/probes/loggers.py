@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from normlab.errors import SpecError
+import torch
+from torch import nn
+
+from normlab.errors import SpecError, came
 
 
 @runtime_checkable
@@ -105,7 +109,7 @@ Log = str | Path | Logger | Sequence[str | Path | Logger]
 
 
 def loggers(log: Log | None) -> list[Logger]:
-    """A logger for each file or object; a path ends in .jsonl or .csv.
+    """A logger for each file or object; a path ends in .jsonl or .csv, and of several processes the first writes it.
 
     Raises:
         SpecError: another ending, no such folder, an object that is no `Logger`.
@@ -113,26 +117,35 @@ def loggers(log: Log | None) -> list[Logger]:
     if log is None:
         return []
     several = log if isinstance(log, (list, tuple)) else [log]
-    return [_logger(one) for one in several]
+    first = not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0
+    found: list[Logger] = []
+    for one in several:
+        logger = _file(one) if isinstance(one, (str, Path)) else _logger(one)
+        if first or not isinstance(one, (str, Path)):
+            found.append(logger)
+    return found
+
+
+def _file(path: str | Path) -> JSONLines | CSV:
+    kinds = {".jsonl": JSONLines, ".csv": CSV}
+    suffix = Path(path).suffix.lower()
+    if suffix not in kinds:
+        raise SpecError(f"log={str(path)!r} should end in .jsonl or .csv")
+    return kinds[suffix](path)
 
 
 def _logger(one: Any) -> Logger:
-    if isinstance(one, (str, Path)):
-        kinds = {".jsonl": JSONLines, ".csv": CSV}
-        suffix = Path(one).suffix.lower()
-        if suffix not in kinds:
-            raise SpecError(f"log={str(one)!r} should end in .jsonl or .csv")
-        return kinds[suffix](one)
-    if isinstance(one, Logger) and not isinstance(one, type):
-        return one
     wrap = next((w for method, w in _WRAPS.items() if hasattr(one, method)), None)
+    if wrap is None and isinstance(one, Logger) and not isinstance(one, (type, nn.Module, logging.Logger)):
+        return one
     hint = (
         f"; wrap it: normlab.probes.{wrap}" if wrap else ", such as 'probes.jsonl' or an object with log(values, step)"
     )
-    raise SpecError(f"log takes files and loggers, got {one!r}{hint}")
+    raise SpecError(f"log takes files and loggers, got {came(one)}{hint}")
 
 
-_WRAPS = {"add_scalar": "TensorBoard(writer)", "log_metrics": "MLflow(mlflow)"}
+_WRAPS = {"add_scalar": "TensorBoard(writer)", "define_metric": "WandB(run)", "log_metrics": "MLflow(mlflow)"}
+"""By a method that tells whose object it is."""
 
 
 def _writable(path: str | Path) -> Path:

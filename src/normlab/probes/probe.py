@@ -8,7 +8,7 @@ from typing import get_args
 import torch
 from torch import nn
 
-from normlab.errors import UnknownName
+from normlab.errors import UnknownName, require
 from normlab.probes.hooks.plan import Mode, make_plan
 from normlab.probes.hooks.probing import Probing
 from normlab.probes.hooks.steps import Steps
@@ -22,6 +22,7 @@ def probe(
     *,
     every: int | None = None,
     steps: Iterable[int] | None = None,
+    start: int = 0,
     log: Log | None = None,
     where: Where | None = None,
     mode: Mode = "train",
@@ -35,17 +36,19 @@ def probe(
         p.last["norm/layer1.0.bn1/stable_rank"]
 
     A step is what lies between two steps of the optimizer that holds the model's parameters; several passes in it, such
-    as micro-batches or the two of SAM, count together. Without an optimizer of torch's, call `p.step()` at the end of
-    each; without either, all is step 0. The model trains as it would without, bit for bit: hooks are there in chosen
-    steps only, only read, draw no random numbers, and keep numbers and no activations. Passes that activation
-    checkpointing repeats count once. All is computed in float32 or wider.
+    as micro-batches, the two of SAM or those of a step that a GradScaler skips, count together. Of several optimizers
+    one of each makes a step. Without an optimizer of torch's, call `p.step()` at the end of each; without either, all
+    is step 0. The model trains as it would without, bit for bit: hooks are there in chosen steps only, only read, draw
+    no random numbers, and keep numbers and no activations. Passes that activation checkpointing repeats count once. All
+    is computed in float32 or wider.
 
     Args:
         model: wrapped in DistributedDataParallel is as good; each process measures its own part of the batch.
         probes: names, or specs such as "large_values(threshold=3)".
         every: measure at steps 0, every, 2 every, ...; all steps if `steps` is not given either.
         steps: measure at these.
-        log: a file ending in .jsonl or .csv, a `Logger`, or several of them.
+        start: the number of the first step, for training that goes on.
+        log: a file ending in .jsonl or .csv, which process 0 alone writes, a `Logger`, or several of them.
         where: which layers: names, patterns such as "layer4.*", or a function of name and module; None for all that
             normalize.
         mode: measure the passes in training mode ("train"), in eval mode, or "both".
@@ -61,6 +64,8 @@ def probe(
     if mode not in known:
         raise UnknownName("mode", mode, known)
     inner = inner_model(model, eager=eager)
-    plan = make_plan(inner, [probes] if isinstance(probes, str) else probes, where, mode)
+    if scaler is not None:
+        require(scaler, torch.amp.GradScaler, "scaler is the GradScaler of the training")
+    plan = make_plan(inner, probes, where, mode)
     compiled = eager and is_compiled(model)
-    return Probing(plan, Steps(every, steps), loggers(log), scaler=scaler, force_eager=compiled)
+    return Probing(plan, Steps(every, steps, start), loggers(log), scaler=scaler, force_eager=compiled)

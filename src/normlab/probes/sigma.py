@@ -13,6 +13,8 @@ def sigma(var: Tensor) -> Tensor:
 
     Args:
         var: σ², biased.
+
+    Source: σ of Davis and Frank, arXiv:2110.13989, Eq. 12.
     """
     return var.detach().sqrt().mean()
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+
+from normlab import probes as P
 
 
 class Block(nn.Module):
@@ -50,3 +53,32 @@ def train(model: nn.Module, steps: int = 3, n: int = 8) -> list[float]:
         optimizer.step()
         losses.append(loss.item())
     return losses
+
+
+EVERY = list(P.PROBES)
+
+
+def loss_of(model, x=None, t=None):
+    x, t = batch() if x is None else (x, t)
+    return nn.functional.cross_entropy(model(x), t)
+
+
+def measured(model, probes=EVERY, **options):
+    with P.probe(model, probes, **options) as p:
+        loss_of(model).backward()
+    return p
+
+
+def same(a, b, tolerance=1e-12):
+    assert a.keys() == b.keys()
+    for key, value in a.items():
+        assert math.isclose(value, b[key], rel_tol=tolerance, abs_tol=tolerance), key
+
+
+def doubled():
+    return network().double()
+
+
+def double_loss(model):
+    x, t = batch()
+    return nn.functional.cross_entropy(model(x.double()), t)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import math
 
 import pytest
 import torch
+from torch import nn
 
 from normlab import probes as P
 from normlab.errors import SpecError
@@ -103,6 +105,62 @@ def test_tensorboard(tmp_path):
             assert math.isclose(row[key], value, rel_tol=1e-6)
 
 
+def test_mlflow(tmp_path):
+    mlflow = pytest.importorskip("mlflow")
+    mlflow.set_tracking_uri(f"sqlite:///{tmp_path / 'runs.db'}")
+    mlflow.set_experiment("probes")
+    with mlflow.start_run() as run, P.probe(network(), PROBES, log=P.MLflow(mlflow)) as p:
+        train(p._plan.model, 3)
+    for key in p.last:
+        found = [(m.step, m.value) for m in mlflow.MlflowClient().get_metric_history(run.info.run_id, key)]
+        assert found == [(row["step"], row[key]) for row in p.rows]
+
+
+def test_wandb(tmp_path):
+    wandb = pytest.importorskip("wandb")
+    with wandb.init(mode="offline", dir=tmp_path, settings=wandb.Settings(silent=True)) as run:
+        for _ in range(9):
+            run.log({"loss": 1.0})  # whose steps are ahead of those that are measured
+        with P.probe(network(), PROBES, log=P.WandB(run)) as p:
+            train(p._plan.model, 3)
+        found = {key: run.summary[key] for key in (*p.last, "norm/step")}
+        refused = pytest.raises(SpecError, match=r"wrap it: normlab.probes.WandB\(run\)")
+        with refused:
+            P.probe(network(), PROBES, log=run)
+    assert found == p.last | {"norm/step": 2}
+
+
+def test_what_trackers_are_told():
+    """By the calls that they take, where they are not installed."""
+    calls = []
+
+    class Fake:
+        def __getattr__(self, name):
+            return lambda *args, **kwargs: calls.append((name, args, kwargs))
+
+    for wrap in (P.TensorBoard, P.MLflow, P.WandB):
+        wrap(Fake()).log({"norm/bn1/sigma": 0.5}, 7)
+    assert calls == [
+        ("add_scalar", ("norm/bn1/sigma", 0.5, 7), {}),
+        ("log_metrics", ({"norm/bn1/sigma": 0.5},), {"step": 7}),
+        ("define_metric", ("norm/*",), {"step_metric": "norm/step"}),
+        ("log", ({"norm/bn1/sigma": 0.5, "norm/step": 7},), {}),
+    ]
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_of_several_processes_the_first_writes_the_file(rank, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: rank)
+    own = P.CSV(tmp_path / f"rank{rank}.csv")
+    with P.probe(network(), PROBES, log=[tmp_path / "rows.jsonl", own]) as p:
+        train(p._plan.model, 1)
+    assert (tmp_path / "rows.jsonl").exists() == (rank == 0)
+    assert own.path.exists()
+    with pytest.raises(SpecError, match=r"should end in \.jsonl"):
+        P.probe(network(), PROBES, log="rows.txt")
+
+
 class Writer:
     def add_scalar(self, tag, value, step):
         pass
@@ -120,6 +178,8 @@ class Tracking:
         ("nowhere/probes.csv", "there is no folder nowhere"),
         (Writer(), r"wrap it: normlab.probes.TensorBoard\(writer\)"),
         (Tracking(), r"wrap it: normlab.probes.MLflow\(mlflow\)"),
+        (logging.getLogger(), "log takes files and loggers"),
+        (nn.Linear(1, 1), "log takes files and loggers"),
         (P.CSV, "log takes files and loggers"),
         (7, "log takes files and loggers, got 7, such as 'probes.jsonl'"),
     ],

@@ -120,85 +120,6 @@ def test_drift_from_a_given_value():
     assert p.last["norm/1/weight_drift/ratio"] == 4
 
 
-@pytest.mark.parametrize(
-    ("when", "steps"),
-    [({"every": 2}, [0, 2, 4]), ({"steps": [1, 3]}, [1, 3]), ({"steps": range(4, 9)}, [4]), ({}, [0, 1, 2, 3, 4])],
-    ids=str,
-)
-def test_only_chosen_steps_are_measured(when, steps):
-    model = network()
-    hooks = []
-
-    def count(*_):
-        hooks.append(sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()) - 1)
-
-    own = model.register_forward_pre_hook(count)
-    with P.probe(model, ["stable_rank", "gradient_norm"], **when) as p:
-        train(model, 5)
-    own.remove()
-    assert [row["step"] for row in p.rows] == steps
-    assert [step for step, number in enumerate(hooks) if number] == steps
-    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
-
-
-def test_a_loop_without_an_optimizer_tells_its_steps():
-    model = network()
-    with P.probe(model, "gradient_norm", every=2) as p:
-        for _ in range(3):
-            model.zero_grad()
-            loss_of(model).backward()
-            with torch.no_grad():
-                for parameter in model.parameters():
-                    parameter.sub_(parameter.grad, alpha=0.1)
-            p.step()
-    assert [row["step"] for row in p.rows] == [0, 2]
-    with pytest.raises(SpecError, match="inside the block"):
-        p.step()
-
-
-def test_passes_without_steps_are_one_and_said_to_be():
-    model = network()
-    with pytest.warns(UserWarning, match="its 3 passes count as one step"), P.probe(model, "stable_rank") as p:
-        (loss_of(model) + loss_of(model) + loss_of(model)).backward()
-    assert [row["step"] for row in p.rows] == [0]
-
-
-def test_two_optimizers_make_one_step():
-    model = network()
-    norms = [p for name, p in model.named_parameters() if "bn" in name]
-    others = [p for name, p in model.named_parameters() if "bn" not in name]
-    pair = torch.optim.SGD(others, lr=0.1), torch.optim.AdamW(norms, lr=0.1)
-    stranger = torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1)
-    with P.probe(model, "gradient_norm") as p:
-        for _ in range(3):
-            loss_of(model).backward()
-            for optimizer in (*pair, stranger):
-                optimizer.step()
-        for _ in range(3):  # the first is not used any more
-            loss_of(model).backward()
-            pair[1].step()
-    assert p.steps_done == 6
-    assert [row["step"] for row in p.rows] == [0, 1, 2, 3, 4, 5]
-
-
-def test_closures_and_wrapped_optimizers():
-    model = network()
-    optimizer = torch.optim.LBFGS(model.parameters(), max_iter=2)
-
-    def closure():
-        optimizer.zero_grad()
-        loss = loss_of(model)
-        loss.backward()
-        return loss
-
-    with P.probe(model, ["gradient_norm", "weight_drift"]) as p:
-        optimizer.step(closure)
-        optimizer.step(closure)
-    assert [row["step"] for row in p.rows] == [0, 1]
-    assert p.rows[0]["norm/1/weight_drift/max"] == 0
-    assert p.rows[1]["norm/1/weight_drift/max"] > 0
-
-
 def test_layers_by_pattern_and_by_function():
     model = network()
     with P.probe(model, ["conv_std", "gradient_norm", "activation_variance"], where="3.conv*") as p:
@@ -265,6 +186,16 @@ def test_unknown_names_are_told_with_the_nearest():
         ({"every": 2, "steps": [1]}, "give one of them"),
         ({"steps": []}, "should be numbers of steps"),
         ({"steps": [-1]}, "should be numbers of steps"),
+        ({"steps": 5}, r"steps=5 should be numbers of steps, from 0 on, as in steps=\[0, 10, 100\]"),
+        ({"steps": [0.5]}, "should be numbers of steps"),
+        ({"every": 2.5}, "every=2.5 should be a number of steps"),
+        ({"every": True}, "every=True should be a number of steps"),
+        ({"start": -1}, "start=-1 should be the number of a step"),
+        ({"probes": None}, r"probes are named by strings, as in \['sigma', 'stable_rank'\]; got None"),
+        ({"probes": [P.sigma]}, "a probe is named by a string"),
+        ({"where": 5}, "where takes names, patterns, or a function of name and module; got 5"),
+        ({"where": nn.BatchNorm2d}, "where takes names"),
+        ({"scaler": 1.0}, "scaler is the GradScaler of the training; got 1.0"),
         ({"where": lambda name, module: False}, "chooses none"),
         ({"probes": "gradient_factor", "where": "3.conv1"}, "can be measured at none of the 1 layers: of 3.conv1"),
         ({"model": nn.Linear(2, 2)}, "Linear has no normalization layer to probe"),
@@ -281,10 +212,8 @@ def test_what_makes_no_sense_is_refused(arguments, match):
         P.probe(**({"model": network(), "probes": "sigma"} | arguments))
 
 
-def test_probes_are_used_once():
-    model = network()
-    p = P.probe(model, "sigma")
-    with p:
-        train(model, 1)
-    with pytest.raises(SpecError, match="have been used"), p:
-        pass
+def test_inputs_that_are_no_batches_are_named():
+    layer = nn.LayerNorm(4)
+    with pytest.warns(UserWarning, match=r"its input \[4\] is no batch"), P.probe(layer, "sigma") as p:
+        layer(torch.randn(4))
+    assert not p.rows

@@ -2,51 +2,16 @@
 
 from __future__ import annotations
 
-import copy
-import io
 import math
-import weakref
 
 import pytest
 import torch
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import fully_shard
-from torch.nn.parallel import DataParallel, DistributedDataParallel
-from torch.utils.checkpoint import checkpoint
 
 from normlab import probes as P
 from normlab.errors import SpecError
 from normlab.optim import SAM
-from tests.unit.probes.models import Block, batch, network, train
-
-EVERY = list(P.PROBES)
-
-
-def loss_of(model, x=None, t=None):
-    x, t = batch() if x is None else (x, t)
-    return nn.functional.cross_entropy(model(x), t)
-
-
-def measured(model, probes=EVERY, **options):
-    with P.probe(model, probes, **options) as p:
-        loss_of(model).backward()
-    return p
-
-
-def same(a, b, tolerance=1e-12):
-    assert a.keys() == b.keys()
-    for key, value in a.items():
-        assert math.isclose(value, b[key], rel_tol=tolerance, abs_tol=tolerance), key
-
-
-def doubled():
-    return network().double()
-
-
-def double_loss(model):
-    x, t = batch()
-    return nn.functional.cross_entropy(model(x.double()), t)
+from tests.unit.probes.models import EVERY, Block, batch, double_loss, doubled, loss_of, measured, network, same, train
 
 
 def test_relu_in_place_after_the_norm_overwrites_nothing_that_is_measured():
@@ -60,36 +25,6 @@ def test_a_sum_in_place_before_the_activation_is_not_the_output_of_the_layer():
     """torchvision's `out += identity` returns the very tensor that the norm gave."""
     p = measured(network())
     assert p.places == {"1": "2", "3.bn1": "3.relu"}
-
-
-class Checkpointed(nn.Module):
-    def __init__(self, inner, reentrant):
-        super().__init__()
-        self.inner, self.reentrant = inner, reentrant
-
-    def forward(self, x):
-        return checkpoint(self.inner, x, use_reentrant=self.reentrant)
-
-
-@pytest.mark.parametrize("reentrant", [True, False])
-def test_checkpointing_counts_a_pass_once(reentrant):
-    plain = doubled()
-    wrapped = copy.deepcopy(plain)
-    wrapped[3] = Checkpointed(wrapped[3], reentrant)
-    with P.probe(plain, EVERY) as p:
-        double_loss(plain).backward()
-    with P.probe(wrapped, EVERY) as q:
-        double_loss(wrapped).backward()
-    same(p.last, {key.replace("3.inner", "3"): value for key, value in q.last.items()})
-
-
-@pytest.mark.parametrize("reentrant", [True, False])
-def test_a_checkpointed_call_counts_as_much_as_another(reentrant):
-    norm = nn.BatchNorm1d(4)
-    x = torch.randn(6, 4, requires_grad=True)
-    with P.probe(norm, ["conv_std", "gradient_norm"]) as p:
-        (norm(x) + checkpoint(norm, 3 * x, use_reentrant=reentrant)).pow(3).sum().backward()
-    assert math.isclose(p.last["norm/conv_std"], 2 * x.std(0).mean().item(), rel_tol=1e-6)
 
 
 def test_a_layer_that_is_called_twice_is_measured_over_both_calls():
@@ -179,7 +114,7 @@ def test_nothing_measured_is_said():
     with pytest.warns(UserWarning, match="all passes were in eval mode, and mode='train'"), P.probe(model, "sigma"):
         model.eval()(batch()[0])
     model.train()
-    told = pytest.warns(UserWarning, match="1 steps were made, and the first chosen one is step 7")
+    told = pytest.warns(UserWarning, match=r"of the steps 0 to 1, none is among steps=\[7\]")
     with told, P.probe(model, "sigma", steps=[7]):
         train(model, 1)
     with pytest.warns(UserWarning, match="no pass reached a layer"), P.probe(model, "sigma"):
@@ -232,189 +167,6 @@ def test_a_batch_with_nan_is_reported_and_does_not_crash():
     assert not any("drift" in key for key in p.nonfinite)
 
 
-@pytest.mark.parametrize("how", ["autocast", "bfloat16"])
-def test_half_precision_is_measured_in_float32(how):
-    torch.manual_seed(0)
-    model, x = network(lambda c: nn.GroupNorm(2, c)), batch()[0]
-    y = {}
-    inner = model[0].register_forward_hook(lambda m, a, out: y.update(conv=out.detach().float()))
-    if how == "bfloat16":
-        model, x = model.bfloat16(), x.bfloat16()
-    with torch.autocast("cpu", torch.bfloat16, enabled=how == "autocast"), P.probe(model, EVERY) as p:
-        nn.functional.cross_entropy(model(x), batch()[1]).backward()
-        assert torch.is_autocast_enabled("cpu") == (how == "autocast")
-    inner.remove()
-    values = y["conv"].transpose(0, 1).flatten(1)
-    assert math.isclose(p.last["norm/1/conv_std"], values.std(1).mean().item(), rel_tol=1e-5)
-
-
-def test_a_grad_scaler_is_taken_out_of_gradients():
-    plain, scaled = doubled(), doubled()
-    scaled.load_state_dict(plain.state_dict())
-    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
-    with P.probe(plain, ["gradient_norm", "sigma"]) as p:
-        double_loss(plain).backward()
-    with P.probe(scaled, ["gradient_norm", "sigma"], scaler=scaler) as q:
-        optimizer = torch.optim.SGD(scaled.parameters(), lr=0.1)
-        scaler.scale(double_loss(scaled)).backward()
-        scaler.step(optimizer)
-        scaler.update()
-    assert q.steps_done == 1
-    same(p.last, q.last)
-
-
-def test_hooks_go_when_the_loop_raises():
-    model = network()
-
-    def stops(steps):
-        train(model, steps)
-        raise RuntimeError("stop")
-
-    with pytest.raises(RuntimeError, match="stop"), P.probe(model, EVERY) as p:
-        stops(2)
-    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
-    assert [row["step"] for row in p.rows] == [0, 1]
-    train(model, 1)
-    assert p.steps_done == 2
-
-
-def test_hooks_go_when_a_logger_raises():
-    class Full:
-        def log(self, values, step):
-            raise OSError("disk full")
-
-    model = network()
-    with pytest.raises(OSError, match="disk full"), P.probe(model, EVERY, log=Full()):
-        train(model, 2)
-    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
-
-
-def test_copies_made_inside_are_free_of_probes():
-    model = network()
-    with P.probe(model, EVERY) as p:
-        copied = copy.deepcopy(model)
-        file = io.BytesIO()
-        torch.save(model, file)
-        file.seek(0)
-        loaded = torch.load(file, weights_only=False)
-        train(model, 1)
-    rows = len(p.rows)
-    for twin in (copied, loaded):
-        train(twin, 1)
-    assert len(p.rows) == rows
-
-
-def test_two_at_once_do_not_see_each_other():
-    model = network()
-    with P.probe(model, "sigma") as p, P.probe(model, EVERY, every=2) as q:
-        train(model, 3)
-    assert (len(p.rows), len(q.rows)) == (3, 2)
-    assert p.rows[0]["norm/1/sigma"] == q.rows[0]["norm/1/sigma"]
-
-
-def test_no_activation_is_kept_beyond_its_layer():
-    model = nn.Sequential(*(part for _ in range(4) for part in (nn.Linear(5, 5), nn.BatchNorm1d(5), nn.ReLU())))
-    outputs = []
-
-    def note(module, args, y):
-        outputs.append(weakref.ref(y))
-        assert all(older() is None for older in outputs[:-2]), "an activation outlives the layer that takes it"
-
-    for part in model:
-        part.register_forward_hook(note)
-    with torch.no_grad(), P.probe(model, [name for name in EVERY if name != "gradient_norm"]):
-        model(torch.randn(6, 5))
-    assert len(outputs) == 12
-
-
-def test_a_compiled_model_is_refused_or_runs_its_measured_steps_eagerly():
-    model = network()
-    compiled = torch.compile(model, backend="eager")
-    with pytest.raises(SpecError, match="compiled code calls no hooks"):
-        P.probe(compiled, "stable_rank")
-    train(compiled, 1)
-    fresh = copy.deepcopy(model)
-    with P.probe(compiled, ["stable_rank", "gradient_norm"], eager=True, every=2) as p:
-        train(compiled, 4)
-    assert [row["step"] for row in p.rows] == [0, 2]
-    with P.probe(fresh, ["stable_rank", "gradient_norm"]) as q:
-        train(fresh, 1)
-    same(p.rows[0], q.rows[0])
-    in_place = network()
-    in_place.compile(backend="eager")
-    with pytest.raises(SpecError, match="compiled"):
-        P.probe(in_place, "stable_rank")
-
-
-def test_a_compiled_step_around_the_model_is_noticed():
-    model = network()
-    for seen_before in (True, False):
-        step = torch.compile(lambda x: model(x).sum(), backend="eager")
-        expected = step(batch()[0]) if seen_before else model(batch()[0]).sum()
-        told = pytest.warns(UserWarning, match="compiled functions around the model call no hooks")
-        with told, P.probe(model, "stable_rank"):
-            assert torch.equal(step(batch()[0]), expected)
-        assert torch.equal(step(batch()[0]), expected)
-
-
-@pytest.fixture
-def process_group():
-    store = torch.distributed.HashStore()
-    torch.distributed.init_process_group("gloo", store=store, rank=0, world_size=1)
-    yield
-    torch.distributed.destroy_process_group()
-
-
-def test_wrapped_models_have_the_names_of_what_they_wrap(process_group):
-    model = network()
-    expected = measured(copy.deepcopy(model)).last
-    same(measured(DistributedDataParallel(copy.deepcopy(model))).last, expected)
-    parallel = DataParallel(copy.deepcopy(model))
-    same(measured(parallel).last, expected)
-    parallel.device_ids = [0, 1]
-    with pytest.raises(SpecError, match="copies of the model on 2 devices, in threads"):
-        P.probe(parallel, "sigma")
-
-
-def test_sharded_models_are_refused(process_group):
-    model = fully_shard(network(), mesh=init_device_mesh("cpu", (1,)))
-    with pytest.raises(SpecError, match="cannot be probed: its parameters are shards"):
-        P.probe(model, "sigma")
-
-
-def test_scripted_models_are_refused():
-    with pytest.raises(SpecError, match="RecursiveScriptModule, which cannot be probed"):
-        P.probe(torch.jit.script(nn.Sequential(nn.BatchNorm1d(3))), "sigma")
-
-
-def test_torch_func_passes_are_left_out():
-    model = network(lambda c: nn.GroupNorm(2, c))
-    parameters = dict(model.named_parameters())
-    x, t = batch()
-
-    def loss(values):
-        return nn.functional.cross_entropy(torch.func.functional_call(model, values, x), t)
-
-    expected = torch.func.grad(loss)(parameters)
-    with pytest.warns(UserWarning, match=r"torch\.func|not a plain tensor"), P.probe(model, EVERY[:-1]) as p:
-        found = torch.func.grad(loss)(parameters)
-    assert all(torch.equal(found[name], value) for name, value in expected.items())
-    assert all("drift" in key for key in p.last)
-
-
-def test_memory_formats_stay():
-    model = network().to(memory_format=torch.channels_last)
-    formats = []
-    hook = model[4].register_forward_pre_hook(
-        lambda m, a: formats.append(a[0].is_contiguous(memory_format=torch.channels_last))
-    )
-    x = batch()[0].contiguous(memory_format=torch.channels_last)
-    with P.probe(model, EVERY):
-        model(x).sum().backward()
-    hook.remove()
-    assert formats == [True]
-
-
 def test_outputs_that_are_tuples_and_inputs_by_name():
     class Two(nn.Module):
         def __init__(self):
@@ -431,8 +183,35 @@ def test_outputs_that_are_tuples_and_inputs_by_name():
     assert p.missing == {"norm/sigma": "it is no normalization layer"}
 
 
-def test_inputs_that_are_no_batches_are_named():
-    layer = nn.LayerNorm(4)
-    with pytest.warns(UserWarning, match=r"its input \[4\] is no batch"), P.probe(layer, "sigma") as p:
-        layer(torch.randn(4))
-    assert not p.rows
+def test_weights_are_those_before_the_step_where_the_model_itself_is_not_called():
+    """As in Lightning, whose `training_step` is a method, and with a weight that is clipped after the step."""
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with P.probe(model, "weight_drift") as p:
+        for _ in range(2):
+            nn.functional.cross_entropy(model[4:](model[3](model[:3](batch()[0]))), batch()[1]).backward()
+            optimizer.step()
+            model[1].weight.data.fill_(0.75)
+    assert [row["norm/1/weight_drift/max"] for row in p.rows] == [0, 0.25]
+
+
+def test_a_shared_norm_that_an_activation_follows_once_is_measured_over_both_calls_in_all_steps():
+    norm = nn.BatchNorm1d(4, affine=False).double()
+
+    class Shared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm, self.act, self.weight = norm, nn.ReLU(), nn.Parameter(torch.ones(1, dtype=torch.float64))
+
+        def forward(self, x):
+            return self.act(self.norm(self.weight * x)) + self.norm(3 * x)
+
+    model, x = Shared(), torch.randn(6, 4, dtype=torch.float64)
+    with P.probe(model, "activation_variance") as p:
+        for _ in range(3):
+            model(x).sum().backward()
+            p.step()
+    y = norm(x).detach()
+    expected = (y.relu().var(0).mean() + y.var(0).mean()).item() / 2
+    assert all(math.isclose(row["norm/norm/activation_variance"], expected, rel_tol=1e-4) for row in p.rows)
+    assert not p.places

@@ -1,4 +1,4 @@
-"""Lightning: recipes, recalibration before evaluation, and SAM; `pip install 'normlab[lightning]'`.
+"""Lightning: recipes, probes, recalibration before evaluation, and SAM; `pip install 'normlab[lightning]'`.
 
     class Net(SAMModule):  # or L.LightningModule, without SAM
         def configure_optimizers(self):
@@ -7,6 +7,7 @@
 
     callbacks = [NormRecipe("revisited(scale=0.1)"), EMAWeightAveraging(), RecalibrateOnEval(batches=200)]
 
+`NormProbe(["gradient_factor", "stable_rank"], every=100)`, anywhere among them, logs what norms do to the network.
 In this order: averaged are the prepared weights, recalibrated the averaged ones. A scheduler is made with the SAM that
 `configure_optimizers` returns. Under manual optimization SAM needs no `SAMModule`; either of its protocols does:
 
@@ -20,10 +21,11 @@ In this order: averaged are the prepared weights, recalibrated the averaged ones
 from normlab.errors import Unavailable
 
 try:
+    from normlab.integrations.lightning.probes import NormProbe
     from normlab.integrations.lightning.recalibrate import RecalibrateOnEval
     from normlab.integrations.lightning.recipes import NormRecipe, param_groups
     from normlab.integrations.lightning.sam import SAMModule
 except ImportError as error:
     raise Unavailable(f"lightning cannot be imported: {error}; pip install 'normlab[lightning]'") from None
 
-__all__ = ["NormRecipe", "RecalibrateOnEval", "SAMModule", "param_groups"]
+__all__ = ["NormProbe", "NormRecipe", "RecalibrateOnEval", "SAMModule", "param_groups"]

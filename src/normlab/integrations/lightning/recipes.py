@@ -57,14 +57,14 @@ class NormRecipe(L.Callback):
         if stage != "fit" or not self.prepare:
             return
         require_order(trainer, self, averaging_first=False)
-        network = _submodule(pl_module, self.network)
+        network = submodule(pl_module, self.network)
         if network is not self._prepared:
             self._prepared = self.recipe.prepare(network)
             pl_module.set_submodule(self.network, self._prepared)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Attach training rules, and raise or warn where something undoes the recipe."""
-        held = set(map(id, _submodule(pl_module, self.network).parameters()))
+        held = set(map(id, submodule(pl_module, self.network).parameters()))
         findings: list[Finding] = []
         for optimizer in trainer.optimizers:
             _check_accumulation(trainer, pl_module, optimizer)
@@ -105,7 +105,12 @@ def param_groups(module: L.LightningModule, *, lr: float, weight_decay: float = 
     return found[0].recipe.param_groups(module, lr=lr, weight_decay=weight_decay)
 
 
-def _submodule(module: L.LightningModule, name: str) -> nn.Module:
+def submodule(module: L.LightningModule, name: str) -> nn.Module:
+    """The part of the module that has this name.
+
+    Raises:
+        UnknownName: there is none.
+    """
     known = {key for key, _ in module.named_modules() if key}
     if name not in known:
         children = [key for key, _ in module.named_children()]

@@ -14,12 +14,16 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 class Clock:
     """Calls `tick` after each step of the optimizer that holds parameters of the model.
 
-    Where several do, such as one for matrices and one for vectors, the first that steps counts; if another one steps
-    twice meanwhile, that one counts from then on, as where training goes on with a new optimizer.
+    Where several do, such as one for matrices and one for vectors, the first that steps counts, so that a step of the
+    training is one of them each. If another one steps twice meanwhile, that one counts from then on: the discriminator
+    that learns five times as often as the generator, or a new optimizer with which training goes on.
+
+    Attributes:
+        ticks: how often it has.
     """
 
     def __init__(self, model: nn.Module, tick: Callable[[], None]) -> None:
-        self.model, self.tick = model, tick
+        self.model, self.tick, self.ticks = model, tick, 0
         self._known: weakref.WeakKeyDictionary[Optimizer, bool] = weakref.WeakKeyDictionary()
         self._counts: weakref.ref[Optimizer] | None = None
         self._others: weakref.WeakSet[Optimizer] = weakref.WeakSet()
@@ -32,11 +36,11 @@ class Clock:
     def _stepped(self, optimizer: Optimizer, _: Any, __: Any) -> None:
         if not self._holds(optimizer):
             return
-        first = self._counts is None
-        own = self._counts is not None and self._counts() is optimizer
-        if first or own or optimizer in self._others:
+        counting = None if self._counts is None else self._counts()
+        if counting is None or counting is optimizer or optimizer in self._others:
             self._counts = weakref.ref(optimizer)
             self._others.clear()
+            self.ticks += 1
             self.tick()
         else:
             self._others.add(optimizer)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from torch import nn
 
-from normlab.errors import SpecError
+from normlab.errors import SpecError, came
 from normlab.probes.base import PROBES, Place, Probe, Reference, Target
 from normlab.probes.hooks.targets import Where, find_targets
 
@@ -25,7 +25,7 @@ class Plan:
         probes: by target, those that it does not refuse.
         refused: why the others cannot be measured.
         references: parameters, and what they are compared with.
-        followed: by name of a target, the name of the activation module that takes its output directly.
+        followed: by name of a target, the activation module that took its output directly in the last measured step.
     """
 
     model: nn.Module
@@ -50,7 +50,7 @@ class Plan:
         self.references = {(at.name, probe.name): probe.reference(at) for at, probe in pairs if probe.reference}
 
 
-def make_plan(model: nn.Module, specs: Sequence[str], where: Where | None, mode: Mode) -> Plan:
+def make_plan(model: nn.Module, specs: str | Sequence[str], where: Where | None, mode: Mode) -> Plan:
     """Find the layers, and what of these probes can be measured there.
 
     Raises:
@@ -69,8 +69,10 @@ def make_plan(model: nn.Module, specs: Sequence[str], where: Where | None, mode:
     return Plan(model, fitting, {key: why for key, why in reasons.items() if why is not None}, mode)
 
 
-def _create(specs: Sequence[str]) -> list[Probe]:
-    probes = [PROBES.create(spec) for spec in specs]
+def _create(specs: str | Sequence[str]) -> list[Probe]:
+    if not isinstance(specs, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise SpecError(f"probes are named by strings, as in ['sigma', 'stable_rank']; got {came(specs)}")
+    probes = [PROBES.create(spec) for spec in ([specs] if isinstance(specs, str) else specs)]
     names = [one.name for one in probes]
     if not probes:
         raise SpecError(f"probes=[] names nothing to measure. Known: {', '.join(PROBES)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -26,7 +27,7 @@ class Probing:
         rows: for each measured step `{"step": 0, "norm/<module>/<probe>": value, ...}`.
         missing: by key, why there is no value of it in any row.
         nonfinite: by key, the first step at which it was NaN or infinite.
-        steps_done: steps since the start.
+        steps_done: steps since the start of the context.
     """
 
     def __init__(
@@ -49,7 +50,7 @@ class Probing:
         self._open = ExitStack()
         self._used = False
         self._others = 0
-        self._told = False
+        self._told = self._has_watched = False
         self._seen: set[Key] = set()
 
     @property
@@ -62,10 +63,20 @@ class Probing:
         """By layer, the activation module behind which its output is measured, where there is one."""
         return dict(self._plan.followed)
 
+    @property
+    def _number(self) -> int:
+        return self._steps.start + self.steps_done
+
     def step(self) -> None:
-        """End a step; from the first call on no optimizer is listened to."""
+        """End a step of a training without an optimizer of torch's; from the first call on none is listened to.
+
+        Raises:
+            SpecError: outside of the context; an optimizer has ended steps already, and they would count twice.
+        """
         if self._clock is None:
             raise SpecError("step() ends a step inside the block: with normlab.probe(...) as p: ... p.step()")
+        if self._clock.ticks:
+            raise SpecError("the model's optimizer ends the steps, and step() would end each once more: leave it out")
         self._clock.stop()
         self._advance()
 
@@ -81,10 +92,7 @@ class Probing:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._clock is not None:
-            self._clock.stop()
-            self._clock = None
-        watch = self._end()
+        watch = self.close()
         if kind is not None:
             return
         if watch is not None and watch.has_passed:
@@ -97,10 +105,21 @@ class Probing:
         if not self.rows and not self._told:
             self._warn(f"the probes measured nothing: {self._why_nothing(watch)}")
 
+    def close(self) -> Watch | None:
+        """Take the hooks off, without what an unfinished step has measured, as when the block raises.
+
+        Returns:
+            What has measured that step, if one is.
+        """
+        if self._clock is not None:
+            self._clock.stop()
+            self._clock = None
+        return self._end()
+
     def _begin(self) -> None:
-        if self.steps_done not in self._steps:
+        if self._number not in self._steps:
             return
-        self._watch = Watch(self._plan)
+        self._watch, self._has_watched = Watch(self._plan), True
         with ExitStack() as stack:
             stack.callback(self._watch.stop)
             if self._force_eager:
@@ -132,14 +151,15 @@ class Probing:
         parts = [(key, part) for key, results in found.items() for part in results]
         numbers = as_floats(found[key][part] for key, part in parts)
         values = {
-            key_of(*key, part): self._unscaled(key, number) for (key, part), number in zip(parts, numbers, strict=True)
+            sys.intern(key_of(*key, part)): self._unscaled(key, number)
+            for (key, part), number in zip(parts, numbers, strict=True)
         }
-        self.rows.append({"step": self.steps_done, **values})
+        self.rows.append({"step": self._number, **values})
         for key, value in values.items():
             if not math.isfinite(value):
-                self.nonfinite.setdefault(key, self.steps_done)
+                self.nonfinite.setdefault(key, self._number)
         for logger in self._logs:
-            logger.log(dict(values), self.steps_done)
+            logger.log(dict(values), self._number)
 
     def _unscaled(self, key: Key, value: float) -> float:
         return value if self._scaler is None or key not in self._plan.gradients else value / self._scaler.get_scale()
@@ -163,8 +183,8 @@ class Probing:
         if others:
             other = "eval" if self._plan.mode == "train" else "training"
             return f"all passes were in {other} mode, and mode={self._plan.mode!r}"
-        if self.steps_done <= self._steps.first and watch is None:
-            return f"{self.steps_done} steps were made, and the first chosen one is step {self._steps.first}"
+        if not self._has_watched:
+            return f"of the steps {self._steps.start} to {self._number}, none is among {self._steps}"
         return "no pass reached a layer; compiled functions around the model call no hooks"
 
     @staticmethod

@@ -11,7 +11,12 @@ from torch import Tensor, nn
 
 from normlab.functional.backends import traced
 
-_ACTIVATIONS = ("torch.nn.modules.activation", "timm.layers.activations", "normlab.layers.scaled_relu")
+_ACTIVATIONS = (
+    "torch.nn.modules.activation",
+    "timm.layers.activations",
+    "transformers.activations",
+    "normlab.layers.scaled_relu",
+)
 _NO_ACTIVATIONS = (nn.MultiheadAttention, nn.Softmax, nn.Softmax2d, nn.LogSoftmax, nn.Softmin)
 
 
@@ -50,7 +55,7 @@ def _version(x: Tensor) -> int | None:
 
 
 def is_activation(module: nn.Module) -> bool:
-    """Is it a nonlinearity of torch's, timm's or normlab's?"""
+    """Is it a nonlinearity of torch's, timm's, transformers' or normlab's?"""
     home = type(module).__module__
     return home.startswith(_ACTIVATIONS) and not isinstance(module, _NO_ACTIVATIONS)
 

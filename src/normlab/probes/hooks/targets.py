@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from normlab.errors import SpecError, UnknownName, require
+from normlab.errors import SpecError, UnknownName, came, require
 from normlab.layers.convolution import Convolution
 from normlab.probes.base import Target
 from normlab.surgery import norm_type
@@ -78,6 +78,7 @@ def find_targets(model: nn.Module, where: Where | None) -> list[Target]:
         SpecError: there are none.
     """
     every = [Target(name, module, norm_type(module)) for name, module in model.named_modules()]
+    _check_where(where)
     if where is None:
         chosen = [at for at in every if at.norm is not None or isinstance(at.module, Convolution)]
     elif callable(where):
@@ -92,6 +93,13 @@ def find_targets(model: nn.Module, where: Where | None) -> list[Target]:
             else f"where={where!r} chooses none of the {len(every)} modules of {type(model).__name__}"
         )
     return chosen
+
+
+def _check_where(where: object) -> None:
+    patterns = isinstance(where, Sequence) and all(isinstance(pattern, str) for pattern in where)  # pyright: ignore[reportUnknownVariableType]
+    function = callable(where) and not isinstance(where, (nn.Module, type))
+    if not (where is None or patterns or function):
+        raise SpecError(f"where takes names, patterns, or a function of name and module; got {came(where)}")
 
 
 def _matching(every: list[Target], patterns: Sequence[str]) -> list[Target]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Generator
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -21,6 +22,7 @@ from normlab.probes.hooks.tally import Tally
 from normlab.probes.standard import standard
 
 _BEFORE: set[Place] = {"before", "standard", "gradient"}
+_WHERE_IT_ENTERS: set[Place] = {*_BEFORE, "parameters"}
 _AFTER: set[Place] = {"after", "cosines"}
 
 
@@ -44,6 +46,8 @@ class Watch:
         self._hooks = ExitStack()
         self._fresh: dict[int, tuple[Left, Target]] = {}
         self._taken: dict[int, Target] = {}
+        self._outputs: Counter[str] = Counter()
+        self._followers: dict[str, list[str]] = {}
         self._with_parameters = False
 
     def start(self) -> None:
@@ -53,7 +57,7 @@ class Watch:
         add(model.register_forward_pre_hook(Hook(self._count), prepend=True).remove)
         for target, probes in self.plan.probes.items():
             places = {probe.place for probe in probes}
-            if target.norm is not None and places & _BEFORE:
+            if target.norm is not None and places & _WHERE_IT_ENTERS:
                 hook = Hook(self._entering, target)
                 add(target.module.register_forward_pre_hook(hook, with_kwargs=True).remove)
             if places & _AFTER or (target.norm is None and places & _BEFORE):
@@ -66,10 +70,19 @@ class Watch:
 
     def stop(self) -> None:
         """Take the hooks off; what comes later from graphs of this step counts for nothing."""
-        self.measure_parameters()
         self._hooks.close()
         self._fresh.clear()
         self._taken.clear()
+        self._note_followers()
+
+    def _note_followers(self) -> None:
+        """An activation follows a layer if it has taken the output of each of its calls in this step."""
+        for name, calls in self._outputs.items():
+            followers = self._followers.get(name, [])
+            if len(followers) == calls:
+                self.plan.followed[name] = followers[-1]
+            else:
+                self.plan.followed.pop(name, None)
 
     @property
     def has_passed(self) -> bool:
@@ -85,8 +98,8 @@ class Watch:
             return "no gradient came back to it"
         return f"no pass in {self.plan.mode} mode reached it" if self.plan.mode != "both" else "no pass reached it"
 
-    def measure_parameters(self) -> None:
-        """Weights and biases as they are, if they have not been measured in this step."""
+    def _measure_parameters(self) -> None:
+        """Before the first pass of the step, when all has been done that belongs to the last one."""
         if self._with_parameters:
             return
         self._with_parameters = True
@@ -96,7 +109,7 @@ class Watch:
                 self.tallies[target.name, probe.name].add(values, 1)
 
     def _count(self, *_: Any) -> None:
-        self.measure_parameters()
+        self._measure_parameters()
         if in_backward():
             return
         if self._is_measured():
@@ -121,11 +134,12 @@ class Watch:
             return
         assert y is not None
         self._fresh[id(y)] = Left(y), target
-        if target.name not in self.plan.followed:  # once that is known, it is measured behind the activation only
+        self._outputs[target.name] += 1
+        if target.name not in self.plan.followed:  # where it is, once behind the activation is enough
             self._after(target, y, replaces=False)
 
     def _before(self, target: Target, x: Tensor | None) -> None:
-        self.measure_parameters()
+        self._measure_parameters()
         if not self._can_measure(target, x):
             return
         assert x is not None
@@ -160,7 +174,7 @@ class Watch:
         y = first_tensor(output)
         if target is None or y is None:
             return
-        self.plan.followed[target.name] = name
+        self._followers.setdefault(target.name, []).append(name)
         self._after(target, y, replaces=True)
 
     def _after(self, target: Target, y: Tensor, *, replaces: bool) -> None:

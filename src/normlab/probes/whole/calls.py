@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+
+def uncompiled() -> AbstractContextManager[Any]:
+    """While it lasts, compiled models run eagerly, since compiled code calls no hooks."""
+    return torch.compiler.set_stance("force_eager")
 
 
 def call_order(model: nn.Module, run: Callable[[], Any]) -> list[str]:

@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from normlab.errors import SpecError, UnknownName
+from normlab.errors import SpecError, UnknownName, came, require
 from normlab.probes.base import Target
 from normlab.probes.hooks.seen import Left, is_activation
+from normlab.probes.whole.calls import uncompiled
 from normlab.surgery import frozen_stats, norm_type
+
+Accuracy = Callable[[], float]
+Fill = Literal["zero", "mean"]
 
 
 class Clamp:
     """Made by `clamped`.
 
     Attributes:
-        chosen: channels to hold; None leaves all alone.
-        channels: how many there are, from the first pass on.
+        channels: how many there are, after `begin`.
     """
 
-    def __init__(self, target: Target) -> None:
-        self.target = target
-        self.chosen: Tensor | None = None
+    def __init__(self, target: Target, accuracy: Accuracy) -> None:
+        self.target, self._accuracy = target, accuracy
         self.channels = 0
+        self._chosen: Tensor | None = None
         self._values: Tensor | None = None
         self._total, self._count = torch.zeros((), dtype=torch.float64), 0
         self._summing = False
@@ -39,21 +42,30 @@ class Clamp:
         """The module whose output is held."""
         return self._follower or self.target.name
 
-    def learn(self) -> None:
-        """Check that there was a pass.
+    def begin(self, fill: Fill) -> float:
+        """The accuracy of the intact network, which shows where to hold; a second run of it shows what the means are.
 
         Raises:
-            SpecError: there was none.
+            SpecError: no such fill; the layer is not called, or its output has no channels.
         """
+        if fill not in get_args(Fill):
+            raise SpecError(f"fill={fill!r} should be 'zero' or 'mean'")
+        intact = float(self._accuracy())
         if not self.channels:
             raise SpecError(f"accuracy() does not call {self.target.name!r}, so nothing of it can be clamped")
+        if fill == "mean":
+            self._summing = True
+            self._accuracy()
+            self._summing, self._values = False, self._total / self._count
+        return intact
 
-    def collect_means(self, run: Callable[[], Any]) -> None:
-        """Hold channels at their means over all passes of a run, from now on."""
-        self._summing = True
-        run()
-        self._summing = False
-        self._values = self._total / self._count
+    def accuracy_without(self, channels: Sequence[int]) -> float:
+        """The accuracy while these channels are held."""
+        self._chosen = torch.tensor(list(channels))
+        try:
+            return float(self._accuracy())
+        finally:
+            self._chosen = None
 
     def leaving(self, _: nn.Module, __: Any, y: Any) -> Tensor | None:
         """Hook of the layer."""
@@ -85,10 +97,10 @@ class Clamp:
             dims = [dim for dim in range(y.dim()) if dim != channel]
             self._total = self._total.to(y.device) + y.double().sum(dims)
             self._count += y.numel() // y.shape[channel]
-        if self.chosen is None:
+        if self._chosen is None:
             return None
         held = y.clone()
-        places = self.chosen.to(y.device)
+        places = self._chosen.to(y.device)
         shape = [1] * y.dim()
         shape[channel] = len(places)
         values = y.new_zeros(shape) if self._values is None else self._values.to(y)[places].reshape(shape)
@@ -98,16 +110,20 @@ class Clamp:
 
 
 @contextmanager
-def clamped(model: nn.Module, layer: str) -> Generator[Clamp]:
+def clamped(model: nn.Module, layer: str, accuracy: Accuracy) -> Generator[Clamp]:
     """While it lasts, the model is in eval mode, without autograd, and its channels can be held.
 
     Raises:
         UnknownName: no such layer.
+        SpecError: `accuracy` is no function.
     """
+    require(model, nn.Module, "the model is a torch module")
+    if not callable(accuracy):
+        raise SpecError(f"accuracy is a function that evaluates the model; got {came(accuracy)}")
     modules = dict(model.named_modules())
     if layer not in modules:
         raise UnknownName("layer", layer, modules)
-    clamp = Clamp(Target(layer, modules[layer], norm_type(modules[layer])))
+    clamp = Clamp(Target(layer, modules[layer], norm_type(modules[layer])), accuracy)
     flags = [(module, module.training) for module in modules.values()]
     with ExitStack() as stack:
         stack.callback(_put_back, flags)
@@ -119,6 +135,7 @@ def clamped(model: nn.Module, layer: str) -> Generator[Clamp]:
         model.eval()
         stack.enter_context(torch.no_grad())
         stack.enter_context(frozen_stats(model))
+        stack.enter_context(uncompiled())
         yield clamp
 
 

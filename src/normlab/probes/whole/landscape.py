@@ -76,8 +76,9 @@ def landscape(
     Raises:
         SpecError: see `surface`; a step of 0; a gradient of 0, along which nothing changes.
     """
-    if not step_sizes or 0 in step_sizes:
-        raise SpecError(f"step_sizes={list(step_sizes)} should be one number or more, none of them 0")
+    sizes = tuple(float(eta) for eta in step_sizes)
+    if not sizes or not all(0 < abs(eta) < float("inf") for eta in sizes):
+        raise SpecError(f"step_sizes={list(sizes)} should be one number or more, none of them 0")
     losses: list[float] = []
     differences: list[float] = []
     cosines: list[float] = []
@@ -86,12 +87,11 @@ def landscape(
         length = norm_of(gradient)
         if length == 0:
             raise SpecError("the gradient of the loss is 0, so there is no direction to walk in")
-        for eta in step_sizes:
+        for eta in sizes:
             around.move(gradient, -eta)
             at, there = around.gradient()
             losses.append(at)
             differences.append(norm_of(difference(there, gradient)))
             cosines.append(cosine(there, gradient))
-    betas = tuple(d / (abs(eta) * length) for d, eta in zip(differences, step_sizes, strict=True))
-    sizes = tuple(float(eta) for eta in step_sizes)
+    betas = tuple(d / (abs(eta) * length) for d, eta in zip(differences, sizes, strict=True))
     return Landscape(sizes, start, tuple(losses), length, tuple(differences), tuple(cosines), betas)

@@ -8,10 +8,18 @@ import torch
 from torch import Tensor, nn
 
 from normlab.errors import SpecError
-from normlab.layers import MetaNorm
+from normlab.layers import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, MetaNorm
 from normlab.probes.base import Target, wide
 from normlab.probes.standard import standard
-from normlab.surgery import affine_params, frozen_stats, norm_type
+from normlab.surgery import frozen_stats, norm_type
+from normlab.surgery.known import Kind
+from normlab.surgery.statistics.kept import kept
+
+_STANDARDIZING = {
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
+    *(nn.GroupNorm, BatchNorm, GroupNorm, InstanceNorm, LayerNorm, MetaNorm),
+}
+"""Types that give γ x̂ + β, and nothing more; what derives from them may."""
 
 
 @dataclass(frozen=True)
@@ -38,15 +46,17 @@ def backward_projection(layer: nn.Module, x: Tensor, dy: Tensor) -> Projection:
     """Run a layer forward and backward, and compare with the projection; nothing of it is remembered.
 
     Args:
-        layer: batch norm in training mode, instance, group or layer norm of torch's or normlab's, [N, C, *S]; or a
-            MetaNorm whose U and V are made of blocks.
+        layer: batch norm in training mode, instance, group or layer norm of torch's or normlab's, [N, C, *S], without
+            an activation; or a MetaNorm whose U and V are made of blocks.
         x: input, dy: ∂L/∂y, of one shape.
 
     Raises:
         SpecError: another layer, or sets that overlap without being equal, for which there is no such formula.
     """
-    target = Target("", layer, norm_type(layer))
-    pools = _pools(target, x)
+    _check(layer, x, dy)
+    known = norm_type(layer)
+    assert known is not None
+    target, pools = Target("", layer, known), _pools(layer, known.kind, x)
     leaf = wide(x).requires_grad_()
     with frozen_stats(layer), torch.enable_grad():
         (dx,) = torch.autograd.grad(layer(leaf), leaf, wide(dy).to(leaf.dtype))
@@ -54,9 +64,11 @@ def backward_projection(layer: nn.Module, x: Tensor, dy: Tensor) -> Projection:
         found = standard(target, leaf)
         s = (found.var + found.eps).sqrt().expand(found.centered.shape).reshape(x.shape)
         xhat = found.xhat.reshape(x.shape)
-        weight = affine_params(layer).weight
-        gamma = 1.0 if weight is None else wide(weight).reshape(-1, *[1] * (x.dim() - 2))
-        d = wide(dy) * gamma
+        d = (
+            wide(dy)
+            if found.weight is None
+            else (wide(dy).reshape(found.centered.shape) * found.weight).reshape(x.shape)
+        )
         project = _Projector(xhat, pools)
         expected = (d - project(d)) / s
         twice = project(project(d)) - project(d)
@@ -98,25 +110,31 @@ def _relative(off: Tensor, to: Tensor) -> float:
     return float(off.abs().amax()) / largest if largest else float(off.abs().amax())
 
 
-def _pools(target: Target, x: Tensor) -> Tensor:
+def _check(module: nn.Module, x: Tensor, dy: Tensor) -> None:
+    if type(module) not in _STANDARDIZING or getattr(module, "activation", None) or getattr(module, "ddof", 0):
+        raise SpecError(f"{module} does not give γ x̂ + β of sets of whole channels, or more than that")
+    if kept(module) is not None and not module.training:
+        raise SpecError(f"{type(module).__name__} in eval mode normalizes by its running statistics, not by a set")
+    if x.shape != dy.shape or x.dim() < 2:
+        raise SpecError(f"x and dy should be [N, C, *S], of one shape; got {list(x.shape)} and {list(dy.shape)}")
+
+
+def _pools(module: nn.Module, kind: Kind, x: Tensor) -> Tensor:
     """The set to which the values of each example and channel belong, [N, C]."""
-    module, n, c = target.module, *x.shape[:2]
+    n, c = x.shape[:2]
     examples, channels = torch.arange(n, device=x.device)[:, None], torch.arange(c, device=x.device)[None]
-    kind = None if target.norm is None else target.norm.kind
     if isinstance(module, MetaNorm):
         rows, columns = _blocks(module, "U", n).to(x.device), _blocks(module, "V", c).to(x.device)
         labels = rows[:, None] * c + columns[None]
-    elif kind == "batch" and module.training:
+    elif kind == "batch":
         labels = channels.expand(n, c)
     elif kind == "instance":
         labels = examples * c + channels
     elif kind == "group":
         groups = int(getattr(module, "num_groups", 1))
         labels = examples * groups + channels // (c // groups)
-    elif kind == "layer" and target.channel == 1:
-        labels = examples.expand(n, c)
     else:
-        raise SpecError(f"{type(module).__name__} has no sets of whole channels that are standardized by themselves")
+        labels = examples.expand(n, c)
     return torch.unique(labels, return_inverse=True)[1]
 
 

@@ -51,7 +51,8 @@ def loss_slice(
     Raises:
         SpecError: see `surface`; numbers that make no slice; a model without matrices.
     """
-    if dimensions not in (1, 2) or points < 3 or points % 2 == 0 or not 0 < radius < float("inf"):
+    odd = isinstance(points, int) and points >= 3 and points % 2 == 1  # pyright: ignore[reportUnnecessaryIsInstance]
+    if dimensions not in (1, 2) or not odd or not 0 < radius < float("inf"):
         raise SpecError(
             f"dimensions={dimensions}, points={points}, radius={radius} should be 1 or 2, an odd number from 3 on, and "
             "a number above 0"

@@ -13,7 +13,7 @@ from torch.nn.modules.conv import _ConvNd  # pyright: ignore[reportPrivateUsage]
 
 from normlab.errors import SpecError
 from normlab.layers import ConvNorm
-from normlab.probes.whole.calls import input_shapes
+from normlab.probes.whole.calls import input_shapes, uncompiled
 from normlab.surgery import frozen_stats
 
 DENSE = 64
@@ -59,7 +59,7 @@ def layerwise_spectral_norms(model: nn.Module, run: Callable[[], Any]) -> dict[s
     """
     layers = {name: m for name, m in model.named_modules() if isinstance(m, (nn.Linear, _ConvNd))}
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.is_cuda})
-    with torch.no_grad(), torch.random.fork_rng(devices), frozen_stats(model):
+    with torch.no_grad(), torch.random.fork_rng(devices), frozen_stats(model), uncompiled():
         shapes = input_shapes(layers, run)
     if not shapes:
         raise SpecError(f"the run calls no linear layer and no convolution of {type(model).__name__}")

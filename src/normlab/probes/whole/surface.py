@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normlab.errors import SpecError
+from normlab.errors import SpecError, came, require
+from normlab.probes.whole.calls import uncompiled
 from normlab.surgery import frozen_stats
 
 Loss = Callable[[], Tensor]
@@ -65,7 +66,7 @@ class Surface:
 
 @contextmanager
 def surface(model: nn.Module, loss: Loss, *, training: bool) -> Generator[Surface]:
-    """While it lasts, buffers do not move and modules are in training mode or in eval mode.
+    """While it lasts, buffers do not move and modules are in training mode or in eval mode; compiled ones run eagerly.
 
     Weights, training flags and random generators are as before afterwards, bit for bit; gradients are not touched. A
     model in training mode keeps in eval mode what is in eval mode there.
@@ -76,6 +77,9 @@ def surface(model: nn.Module, loss: Loss, *, training: bool) -> Generator[Surfac
     Raises:
         SpecError: nothing in the model is trained; the loss is no number, or does not depend on the model.
     """
+    require(model, nn.Module, "the model is a torch module")
+    if not callable(loss):
+        raise SpecError(f"loss is a function, as lambda: cross_entropy(model(x), y) is; got {came(loss)}")
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not parameters:
         raise SpecError(f"no parameter of {type(model).__name__} requires a gradient: the model is frozen")
@@ -85,7 +89,7 @@ def surface(model: nn.Module, loss: Loss, *, training: bool) -> Generator[Surfac
     try:
         if not (training and model.training):
             model.train(training)
-        with torch.random.fork_rng(devices), frozen_stats(model):
+        with torch.random.fork_rng(devices), frozen_stats(model), uncompiled():
             yield Surface(parameters, loss)
     finally:
         with torch.no_grad():

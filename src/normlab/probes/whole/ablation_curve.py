@@ -1,20 +1,16 @@
-"""What a network loses with its channels: Morcos' ablation curve and reliance on single channels."""
+"""Morcos' ablation curve: what a network loses with more and more channels of a layer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from normlab.errors import SpecError
-from normlab.probes.whole.clamp import Clamp, clamped
+from normlab.probes.whole.clamp import Accuracy, Fill, clamped
 from normlab.seeding import Streams
-
-Accuracy = Callable[[], float]
-Fill = Literal["zero", "mean"]
 
 
 @dataclass(frozen=True)
@@ -47,34 +43,6 @@ class AblationCurve:
         return float(self.areas.mean())
 
 
-@dataclass(frozen=True)
-class ChannelReliance:
-    """How much accuracy each single channel carries.
-
-    Args:
-        place: the module whose output is clamped.
-        accuracy: of the intact network; drops: what is lost of it without channel c, [channels], float64.
-        channels: which they are.
-
-    Source: Morcos et al., arXiv:1803.06959, sec. 3.2.
-    """
-
-    place: str
-    accuracy: float
-    channels: tuple[int, ...]
-    drops: Tensor
-
-    @property
-    def mean(self) -> float:
-        """The mean drop."""
-        return float(self.drops.mean())
-
-    @property
-    def max(self) -> float:
-        """The largest drop."""
-        return float(self.drops.max())
-
-
 def ablation_curve(
     model: nn.Module,
     accuracy: Accuracy,
@@ -97,54 +65,18 @@ def ablation_curve(
 
     Raises:
         UnknownName: no such layer.
-        SpecError: `accuracy` does not call it; its output is no tensor with channels; orders that are none.
+        SpecError: `accuracy` is no function, or does not call the layer, whose output has to be a tensor with channels;
+            orders, points or a fill that are none.
     """
-    with clamped(model, layer) as clamp:
-        intact = _start(clamp, accuracy, fill)
+    if points is not None and points < 2:
+        raise SpecError(f"points={points} should be 2 or more, the intact network and the one without the layer")
+    with clamped(model, layer, accuracy) as clamp:
+        intact = clamp.begin(fill)
         c = clamp.channels
         numbers = range(c + 1) if points is None else sorted({round(k * c / (points - 1)) for k in range(points)})
         every = _orders(orders, c, layer, seed)
-        rows = [[intact if not k else _clamp(clamp, accuracy, order[:k]) for k in numbers] for order in every]
+        rows = [[clamp.accuracy_without(order[:k]) if k else intact for k in numbers] for order in every]
     return AblationCurve(clamp.place, tuple(numbers), torch.tensor(every), torch.tensor(rows, dtype=torch.float64))
-
-
-def channel_reliance(
-    model: nn.Module, accuracy: Accuracy, layer: str, *, channels: Sequence[int] | None = None, fill: Fill = "zero"
-) -> ChannelReliance:
-    """Clamp one channel of a layer at a time, in eval mode.
-
-    Args:
-        accuracy, layer, fill: as of `ablation_curve`.
-        channels: which; None for all.
-
-    Raises:
-        as `ablation_curve`.
-    """
-    with clamped(model, layer) as clamp:
-        intact = _start(clamp, accuracy, fill)
-        chosen = tuple(range(clamp.channels)) if channels is None else tuple(channels)
-        if not all(0 <= channel < clamp.channels for channel in chosen):
-            raise SpecError(f"channels={list(chosen)} should be from 0 to {clamp.channels - 1}, those of {layer!r}")
-        drops = [intact - _clamp(clamp, accuracy, [channel]) for channel in chosen]
-    return ChannelReliance(clamp.place, intact, chosen, torch.tensor(drops, dtype=torch.float64))
-
-
-def _start(clamp: Clamp, accuracy: Accuracy, fill: Fill) -> float:
-    if fill not in ("zero", "mean"):
-        raise SpecError(f"fill={fill!r} should be 'zero' or 'mean'")
-    intact = float(accuracy())
-    clamp.learn()
-    if fill == "mean":
-        clamp.collect_means(accuracy)
-    return intact
-
-
-def _clamp(clamp: Clamp, accuracy: Accuracy, channels: Sequence[int]) -> float:
-    clamp.chosen = torch.tensor(list(channels))
-    try:
-        return float(accuracy())
-    finally:
-        clamp.chosen = None
 
 
 def _orders(orders: int | Sequence[Sequence[int]], c: int, layer: str, seed: int) -> list[list[int]]:
