@@ -21,10 +21,13 @@ if TYPE_CHECKING:
     from normlab.doctor import doctor as doctor
     from normlab.functional import backend as backend
     from normlab.functional import use_backend as use_backend
+    from normlab.inspect import inspect as inspect
+    from normlab.landscape import landscape as landscape
     from normlab.layers import create as create
     from normlab.layers import set_progress as set_progress
     from normlab.probes import probe as probe
     from normlab.recipes import recipe as recipe
+    from normlab.screen import screen as screen
     from normlab.seeding import Streams as Streams
     from normlab.study import Context as Context
     from normlab.study import Diverged as Diverged
@@ -47,9 +50,12 @@ _MODULES = ("functional", "layers", "optim", "probes", "surgery")
 _NAMES = {
     "normlab.doctor": ("doctor",),
     "normlab.functional": ("backend", "use_backend"),
+    "normlab.inspect": ("inspect",),
+    "normlab.landscape": ("landscape",),
     "normlab.layers": ("create", "set_progress"),
     "normlab.probes": ("probe",),
     "normlab.recipes": ("recipe",),
+    "normlab.screen": ("screen",),
     "normlab.seeding": ("Streams",),
     "normlab.study": ("Context", "Diverged", "Results", "Study"),
     "normlab.surgery": (
@@ -84,6 +90,8 @@ __all__ = [
     "freeze",
     "frozen_stats",
     "functional",
+    "inspect",
+    "landscape",
     "layers",
     "norm_state",
     "optim",
@@ -93,6 +101,7 @@ __all__ = [
     "recalibrate",
     "recipe",
     "register_norm_type",
+    "screen",
     "set_progress",
     "stats_mode",
     "surgery",

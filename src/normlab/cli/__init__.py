@@ -21,6 +21,9 @@ COMMANDS = {
     "report": "Write the report of a study from what is finished.",
     "compare": "Compare the arms in anybody's CSV of results.",
     "doctor": "Find the failures of normalization layers that people report.",
+    "landscape": "Measure how smooth a network's loss is, with its norms and without.",
+    "inspect": "See what normalization does to a network, layer by layer.",
+    "screen": "Rank normalizers for a network and a batch size, before training it.",
     "power": "Seeds needed, power, or smallest effect that can be found.",
 }
 
