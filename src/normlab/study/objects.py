@@ -12,6 +12,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import cloudpickle
+
 from normlab.errors import NormlabError, SpecError, nearest
 from normlab.registry import parse
 
@@ -70,6 +72,8 @@ def guarded(make: Callable[[], Any], what: str) -> Any:
         return make()
     except NormlabError:
         raise
+    except SystemExit as error:  # which would end ours, with an exit code that says something else
+        raise SpecError(f"{what} failed: it called sys.exit({error.code!r})") from error
     except Exception as error:
         raise SpecError(f"{what} failed: {type(error).__name__}: {error}") from error
 
@@ -105,6 +109,8 @@ def _of_file(path: Path, kind: str) -> ModuleType:
     sys.modules[name] = module  # dataclasses and pickle look there
     try:
         guarded(partial(spec.loader.exec_module, module), f"importing {path.name}")
+        if name != path.stem:  # which worker processes could not import by that name
+            cloudpickle.register_pickle_by_value(module)
     except SpecError:
         del sys.modules[name]
         if before is not None:

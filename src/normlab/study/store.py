@@ -165,6 +165,7 @@ class Store:
     def write_failure(self, key: str, text: str) -> None:
         """Keep why an attempt at a run failed; its checkpoint stays, and the next attempt starts from there."""
         try:
+            self.directory(key).mkdir(parents=True, exist_ok=True)  # a worker may die before it does this
             write_atomically(self.directory(key) / TRACEBACK, text)
         except OSError as error:
             raise _cannot_write(self.directory(key), error) from None

@@ -2,6 +2,7 @@
 
 import re
 import sys
+from types import ModuleType
 
 import pytest
 
@@ -34,7 +35,11 @@ def own(tmp_path, monkeypatch):
     sys.modules.pop("mine", None)
 
 
-def test_a_study_file_names_a_training_function_beside_it(own):
+@pytest.mark.parametrize("taken", [False, True], ids=["", "name-taken"])
+def test_a_study_file_names_a_training_function_beside_it(own, taken, monkeypatch):
+    if taken:  # by a module from elsewhere
+        monkeypatch.setitem(sys.modules, "mine", ModuleType("mine"))
+        monkeypatch.setattr(sys.modules["mine"], "__file__", "elsewhere/mine.py", raising=False)
     results = normlab.Study.load(own).run(store=own.parent / "store", workers=1, progress=False)
     tables = results.compare().panels
     assert [round(panel.comparisons.rows[0].delta) for panel in tables] == [4, 8]

@@ -218,6 +218,23 @@ def test_a_worker_that_dies_costs_at_most_its_own_run(tmp_path, train, failed):
     assert list(results.failures.values()) == ["its worker process died twice; killed for memory?"] * failed
 
 
+class Lands:
+    """Kills the process that it is sent to, before the run has begun there."""
+
+    def __reduce__(self):
+        return os._exit, (9,)
+
+
+def test_a_worker_that_dies_before_its_run_begins_is_a_failure_of_the_run(tmp_path):
+    lands = Lands()
+
+    def train(arm, streams, context):
+        return {"metric": arm, "lands": lands is None}
+
+    results = study(train, seeds=2).run(store=tmp_path / "store", workers=1, progress=False)
+    assert list(results.failures.values()) == ["its worker process died twice; killed for memory?"] * 4
+
+
 def test_a_function_that_cannot_travel_is_an_error_that_says_so(tmp_path):
     lock = threading.Lock()
 
