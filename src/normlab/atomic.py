@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -11,7 +12,12 @@ def write_atomically(path: Path, text: str, *, durable: bool = False) -> None:
 
     Args:
         durable: wait until it is on the disk, so that it outlives a loss of power.
+
+    Raises:
+        OSError: it cannot be written; or the path is empty, which pathlib takes for the current directory.
     """
+    if not path.name:
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
     partial = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with partial.open("w", encoding="utf-8") as file:

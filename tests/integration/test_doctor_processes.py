@@ -132,6 +132,19 @@ def broken_rule(rank: int):
         object.__setattr__(rule, "collect", collect)
 
 
+class Raises(nn.Module):
+    """In one process."""
+
+    def __init__(self, rank: int) -> None:
+        super().__init__()
+        self.rank = rank
+
+    def forward(self, x):
+        if self.rank == 1:
+            raise RuntimeError("only here")
+        return x
+
+
 def broken_batch(rank: int):
     """The model does not run in one process."""
     return doctor(network(sync), images(rank)[:, : 3 - rank])
@@ -194,6 +207,7 @@ def work(rank: int, folder: str, port: int) -> None:
     found |= {name: run(rank) for name, (_, run) in FOUND.items()}
     found |= {name: run(rank) for name, run in CLEAN.items()}
     found["one poisoned"] = doctor(poisoned(rank), select="NL003")
+    found["raises in one"] = doctor(nn.Sequential(network(), Raises(rank)), images(rank))
     for other in (broken_rule, broken_batch, sharded, sharded_in_half, ddp_still_works):
         found[other.__name__] = other(rank)
     dist.barrier()
@@ -261,6 +275,15 @@ def test_a_model_that_fails_in_one_process_keeps_nobody_waiting(results):
     for result in results:
         assert "to have 3 channels" in result["broken_batch"].failure
         assert result["broken_batch"].exit_code in (1, 2)
+
+
+def test_a_rule_that_one_process_could_not_check_is_not_clean(results):
+    for result in results:
+        found = result["raises in one"]
+        reason = "process 1: the model does not run on the batch in training mode: RuntimeError: only here"
+        assert found.failure == "process 1: RuntimeError: only here"
+        assert reason in {rule.reason for rule in found.unchecked if rule.id == "NL103"}
+        assert not {"NL010", "NL029", "NL103"} & set(found.clean)
 
 
 def test_a_sharded_model_is_looked_at_and_not_run(results):

@@ -5,8 +5,12 @@ Commands are imported when they are called, so that `normlab --help` loads click
 
 from __future__ import annotations
 
+import errno
 import importlib
+import os
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 from typing import Any
 
 import click
@@ -28,6 +32,7 @@ COMMANDS = {
 }
 
 INTERRUPTED = 130
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EBADF)
 
 
 class Commands(click.Group):
@@ -49,9 +54,10 @@ class Commands(click.Group):
             formatter.write_dl(list(COMMANDS.items()))
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; bad input ends in one line and exit code 2, never in a traceback."""
+        """Run a command; bad input, and output that cannot be written, end in one line and exit code 2."""
         try:
-            return super().invoke(ctx)
+            with _written(ctx):
+                return super().invoke(ctx)
         except NormlabError as error:
             click.echo(f"Error: {error}", err=True)
             ctx.exit(2)
@@ -61,6 +67,27 @@ class Commands(click.Group):
         except BrokenPipeError:
             sys.stderr.close()  # the reader of our output went away (`| head`): nothing to say to anybody
             ctx.exit(1)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Read the arguments; `--help` and `--version` print here."""
+        with _written(ctx):
+            return super().parse_args(ctx, args)
+
+
+@contextmanager
+def _written(ctx: click.Context) -> Generator[None]:
+    """Output that cannot be written ends in one line and exit code 2."""
+    if sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison] - it is, where it was closed (`>&-`)
+        click.echo("Error: standard output is closed: nothing could be said", err=True)
+        ctx.exit(2)
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.errno not in _UNWRITABLE:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left would be tried again at exit
+        click.echo(f"Error: the output cannot be written: {error.strerror}", err=True)
+        ctx.exit(2)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})

@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from contextlib import redirect_stdout
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ import click
 
 from normlab.cli.options import as_json
 from normlab.cli.output import print_lines, width
-from normlab.errors import DataError, SpecError, Unavailable
+from normlab.errors import DataError, NormlabError, SpecError, Unavailable
 
 if TYPE_CHECKING:
     from normlab.doctor import Findings
@@ -57,6 +58,10 @@ def doctor(
     try:
         with redirect_stdout(sys.stderr):  # what a model prints is no part of the report, or of its JSON
             findings = _examine(model, batch, factory, loader, optimizer, device, select, ignore)
+    except NormlabError:
+        if sarif is not None and rank in (None, 0):
+            click.echo("No SARIF log is written:", err=True)
+        raise
     finally:
         _leave(rank)
     if rank in (None, 0):
@@ -90,7 +95,7 @@ def _examine(
     pair = trains if isinstance(trains, tuple) else (trains, None)
     if len(pair) != 2:
         raise SpecError(f"optimizer {optimizer!r} made {len(pair)} values; (optimizer, scheduler) is wanted")
-    return examine(
+    findings = examine(
         network,
         call_object(factory, kind="input") if factory is not None else batch,
         optimizer=pair[0],
@@ -100,6 +105,19 @@ def _examine(
         select=select,
         ignore=ignore,
     )
+    return findings if findings.source is not None else replace(findings, source=_factory_source(model))
+
+
+def _factory_source(spec: str) -> tuple[str, int] | None:
+    """Where the function is that made the model, in a file or module that has been imported for it."""
+    from normlab.doctor.examine import source_of
+    from normlab.study.objects import split_call
+
+    place, _, name = split_call(spec, "model")[0].rpartition(":")
+    file = str(Path(place).resolve())
+    files = {getattr(module, "__file__", None): module for module in [*sys.modules.values()]}
+    found = sys.modules.get(place, files.get(file))
+    return None if found is None or "." in name else source_of(getattr(found, name, None))
 
 
 def _join() -> int | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,11 +43,12 @@ def inspect(
     MODEL is timm:resnet18, torchvision:resnet18, package.module:factory, file.py:factory or resnet8(width=16), with
     random weights. A FACTORY is package.module:function or file.py:function; what it gives may have labels.
 
-    Exit code 0: healthy; 1: not healthy; 2: it could not be run.
+    Exit code 0: healthy; 1: not healthy; 2: it could not be run, or nothing could be measured.
     """
     if batch is not None and factory is not None:
         raise SpecError("--batch and --input both make a batch: give one of them")
-    report = _examine(model, batch, factory, device, norm)
+    with redirect_stdout(sys.stderr):  # what a model prints is no part of the report, or of its JSON
+        report = _examine(model, batch, factory, device, norm)
     if html is not None:
         report.html(html)
     if as_json:
@@ -65,10 +68,11 @@ def _examine(model: str, batch: str | None, factory: str | None, device: str | N
     from normlab.study.models import load_model
     from normlab.study.objects import call_object
 
-    shape = parse_shape(batch or DEFAULT)
+    sizes = DEFAULT if batch is None else batch
+    shape = parse_shape(sizes)
     torch.manual_seed(0)  # two calls find the same
     network = load_model(model, in_channels=shape[1] if len(shape) > 1 else 3)
-    given: Any = call_object(factory, kind="input") if factory is not None else batch or DEFAULT
+    given: Any = call_object(factory, kind="input") if factory is not None else sizes
     if norm is not None:
         from normlab.surgery import convert
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,12 +83,15 @@ def landscape(
         raise SpecError(f"--batch-size is of --data; {given[0]} says its own")
     if out is not None:
         _check_place(out)
-    network, options = _network_and_data(model, sources, batch_size or BATCH_SIZE, seed)
-    _change(network, to, checkpoint)
-    count = steps if steps is not None else 0 if checkpoint is not None else STEPS
-    options |= {"against": None if alone else against, "steps": count, "points": points, "lr": lr, "only": only}
-    options |= {"seed": seed, "device": device}
-    report = _measure(network, options)
+    with redirect_stdout(sys.stderr):  # what a model prints is no part of the report, or of its JSON
+        _check_seed(seed)
+        size = BATCH_SIZE if batch_size is None else batch_size
+        network, options = _network_and_data(model, sources, size, seed)
+        _change(network, to, checkpoint)
+        count = steps if steps is not None else 0 if checkpoint is not None else STEPS
+        options |= {"against": None if alone else against, "steps": count, "points": points, "lr": lr, "only": only}
+        options |= {"seed": seed, "device": device}
+        report = _measure(network, options)
     files = report.write(out) if out is not None else []
     _show(report, files, as_json=as_json)
     raise SystemExit(any(track is not None and track.diverged is not None for track in (report.given, report.other)))
@@ -100,6 +103,12 @@ def _check_place(out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DataError(f"{out} cannot be made a directory: {error.strerror}; choose another with --out") from None
+
+
+def _check_seed(seed: int) -> None:
+    from normlab.landscape.parts import check_seed
+
+    check_seed(seed)
 
 
 def _network_and_data(
@@ -205,9 +214,9 @@ def _show(report: LandscapeReport, files: list[Path], *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(report.as_json(), allow_nan=False))
         return
-    from normlab.cli.output import print_lines, width
+    from normlab.cli.output import legible, print_lines, width
     from normlab.landscape.text import lines
 
-    print_lines(lines(report, width()))
+    print_lines(lines(report, width(), legible))
     if files:
         print_lines([(f"Written: {', '.join(path.as_posix() for path in files)}", "")])

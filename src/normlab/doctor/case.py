@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from normlab.doctor import passes
 from normlab.doctor.base import NEEDS, Need, NotChecked
@@ -85,7 +86,8 @@ class Case:
             for module, flag in flags:
                 module.training = flag
             for parameter, flag in wanted:
-                parameter.requires_grad_(flag)
+                if parameter.requires_grad != flag:  # to set it is refused for inference tensors
+                    parameter.requires_grad_(flag)
 
     def missing(self, needs: tuple[Need, ...]) -> str | None:
         """Why a rule with these needs cannot be checked."""
@@ -130,9 +132,19 @@ class Case:
         backward = bool(self.moving) and any(parameter.requires_grad for parameter in self.model.parameters())
         return passes.run(self.model, self.sites, self._runnable(), self.device, backward=backward)
 
+    @cached_property
+    def lazy(self) -> str | None:
+        """What has no shape yet, in a sentence."""
+        tensors = chain(self.model.named_parameters(), self.model.named_buffers())
+        found = next((name for name, value in tensors if is_lazy(value)), None)
+        text = f"{found} has no shape yet, being lazy: run the model once, in eval mode, before"
+        return text if found is not None else None
+
     @property
     def failure(self) -> str | None:
-        """Why the model does not run on the batch, if a rule has tried it."""
+        """Why the model does not run on the batch, if a rule has tried it, or on any."""
+        if self.lazy is not None:
+            return self.lazy
         if not self.tried or self.whole.error is None:
             return None
         text = _failure(self.whole)
@@ -158,7 +170,7 @@ class Case:
     def _runnable(self) -> Inputs:
         if self.inputs is None:
             raise NotChecked(NEEDS["batch"])
-        reason = obstacle(self.model)
+        reason = self.lazy or obstacle(self.model)
         if reason is not None:
             raise NotChecked(reason)
         return self.inputs

@@ -84,7 +84,7 @@ class Findings:
         unchecked: the rules that could not be checked, with the reason.
         notes: what else is to be known.
         failure: why the model does not run on the batch; None if it does, or there is none.
-        source: file and line where the model is defined, for SARIF.
+        source: file and line where the model is defined, for SARIF; None where that is an installed package.
     """
 
     subject: str

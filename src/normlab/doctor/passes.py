@@ -25,7 +25,8 @@ class Call:
         shape: of its input. again: inside a backward pass, as activation checkpointing calls it.
         mean, var: of the batch, [C], biased; spread: variance over the examples of their own means, [C]. None where
             the layer has no batch statistics, or the input no channels.
-        finite: neither NaN nor infinity came in. largest: absolute value that went out.
+        finite: neither NaN nor infinity came in. entered, largest: absolute values that came in and went out, at most.
+        overflows: the square of what came in, in the type of its statistics.
         layout: came in and went out as channels last; None where channels first and last are the same.
         moved: running statistics changed.
     """
@@ -37,6 +38,8 @@ class Call:
     mean: Tensor | None = None
     var: Tensor | None = None
     spread: Tensor | None = None
+    entered: float = 0.0
+    overflows: bool = False
     largest: float = 0.0
     layout: tuple[bool | None, bool | None] = (None, None)
     moved: bool = False
@@ -111,6 +114,8 @@ def _enter(site: Site, calls: list[Call], at_work: list[Call]) -> Callable[..., 
     def pre_hook(module: nn.Module, args: tuple[Any, ...]) -> None:
         x = args[0].detach() if args and isinstance(args[0], Tensor) else torch.empty(0)
         call = Call(site, tuple(x.shape), in_backward(), bool(x.isfinite().all()))
+        call.entered = float(x.abs().max()) if x.numel() else 0.0
+        call.overflows = call.entered * call.entered > torch.finfo(stats_dtype(x.dtype)).max
         if site.kind in ("batch", "instance") and x.dim() > 1 and x.numel():
             _measure(call, x)
         call.layout = (_channels_last(x), None)

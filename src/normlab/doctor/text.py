@@ -78,7 +78,8 @@ def _summary(findings: Findings) -> str:
     broken = len(findings.findings) - count
     parts = ["no findings" if not count else "1 finding" if count == 1 else f"{count} findings"]
     parts += [f"{broken} could not run"] * bool(broken)
-    parts += [f"{len(findings.clean)} rules are clean", f"{len(findings.unchecked)} were not checked"]
+    parts += ["1 rule is clean" if len(findings.clean) == 1 else f"{len(findings.clean)} rules are clean"]
+    parts += ["1 was not checked" if len(findings.unchecked) == 1 else f"{len(findings.unchecked)} were not checked"]
     return ", ".join(parts) + ":" * bool(findings.unchecked)
 
 

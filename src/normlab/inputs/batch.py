@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from normlab.errors import SpecError
+from normlab.inputs.running import failure_text
 from normlab.inputs.sandbox import same_random_numbers
 
 Forward = Callable[[nn.Module, Any], Any]
@@ -49,7 +50,7 @@ class Inputs:
     @property
     def finite(self) -> bool:
         """Neither NaN nor infinity in it."""
-        return all(bool(value.isfinite().all()) for value in self.tensors if value.is_floating_point())
+        return all(bool(_stored(value).isfinite().all()) for value in self.tensors if value.is_floating_point())
 
     def first(self, count: int, start: int = 0) -> Inputs:
         """Some of the examples."""
@@ -61,9 +62,16 @@ class Inputs:
         return replace(self, batch=pytree.tree_map_only(Tensor, part, self.batch))
 
     def call(self, model: nn.Module, device: torch.device) -> Any:
-        """What the model gives for copies of the batch."""
+        """What the model gives for copies of the batch.
+
+        Raises:
+            RuntimeError: it ends the program. Whatever else it raises passes.
+        """
         copies = pytree.tree_map_only(Tensor, lambda value: value.detach().clone().to(device), self.batch)
-        return self.forward(model, copies)
+        try:
+            return self.forward(model, copies)
+        except SystemExit as error:  # which would end ours, with an exit code that says something else
+            raise RuntimeError(f"sys.exit({error.code!r}) was called") from error
 
     def __str__(self) -> str:
         shapes = ["x".join(map(str, value.shape)) for value in self.tensors[:3]]
@@ -74,7 +82,8 @@ def read_batch(model: nn.Module, batch: Any, loader: Any, forward: Forward | Non
     """The batch as it was given, or the loader's first one, or random numbers of the shape that a text or tuple says.
 
     Raises:
-        SpecError: a text that is no shape, a batch without tensors or values, a loader that raises.
+        SpecError: a text that is no shape, or of more numbers than fit; a batch without tensors, examples or values; a
+            loader that raises.
     """
     call = forward or _call
     if isinstance(batch, str):
@@ -87,29 +96,44 @@ def read_batch(model: nn.Module, batch: Any, loader: Any, forward: Forward | Non
         return None
     else:
         given = Inputs(batch, call, False, "a batch")
-    if not given.size:
+    if not given.tensors:
         raise SpecError(f"{given.source} should hold tensors, or read like 8x3x32x32; got {type(given.batch).__name__}")
+    if not given.size:
+        sizes = tuple(given.tensors[0].shape)
+        raise SpecError(f"{given.source} should hold examples, as many as its first size says; got sizes {sizes}")
     if any(value.device.type == "meta" for value in given.tensors):
         raise SpecError(f"{given.source} is on the meta device, and holds no values")
     return given
 
 
 def parse_shape(text: str) -> tuple[int, ...]:
-    """`8x3x32x32` → (8, 3, 32, 32).
+    """`8x3x32x32`, or with X, → (8, 3, 32, 32).
 
     Raises:
         SpecError: anything else.
     """
-    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", text.strip()):
+    sizes = text.strip().lower()
+    if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", sizes):
         raise SpecError(f"batch {text!r} should be sizes with x between them, the number of examples first: 8x3x32x32")
-    return tuple(int(size) for size in text.split("x"))
+    return tuple(int(size) for size in sizes.split("x"))
 
 
 def _random(model: nn.Module, shape: tuple[int, ...]) -> Tensor:
-    values = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    try:
+        values = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    except (RuntimeError, TypeError, OverflowError) as error:
+        text = failure_text(error, shape[0])
+        raise SpecError(f"random numbers of sizes {shape} cannot be made: {text}") from None
     floats = (value for value in chain(model.parameters(), model.buffers()) if value.is_floating_point())
     first = next(floats, values)
     return values.to(first.dtype)
+
+
+def _stored(value: Tensor) -> Tensor:
+    """Its numbers; of a sparse tensor those that it keeps."""
+    if value.layout == torch.strided:
+        return value
+    return value.coalesce().values() if value.layout == torch.sparse_coo else value.values()
 
 
 def _first_of(loader: Any) -> Any:
@@ -134,7 +158,7 @@ def batches_of(loader: Iterable[Any]) -> Generator[Iterator[Any]]:
     try:
         with same_random_numbers():
             yield iter(loader)
-    except Exception as error:  # of somebody's data
+    except (Exception, SystemExit) as error:  # of somebody's data
         text = (str(error).strip().splitlines() or [""])[-1]  # of a worker's traceback the last line
         raise SpecError(f"the loader gave no batch: {type(error).__name__}: {text}") from error
     finally:
@@ -172,9 +196,16 @@ def values_of(outputs: Any) -> list[Tensor]:
 
 
 def loss_of(outputs: Any) -> tuple[Tensor | None, str]:
-    """Something to differentiate, and what it is: the model's own loss, or the mean square of all outputs."""
+    """Something to differentiate, and what it is: the model's own loss, or the mean square of all outputs.
+
+    Its own is what it gives as `loss`, or the one number that it gives, or the sum of a dict of such numbers.
+    """
     own = outputs.get("loss") if isinstance(outputs, Mapping) else getattr(outputs, "loss", None)
     if isinstance(own, Tensor) and own.numel() == 1 and own.requires_grad:
         return own.sum(), "the model's own"
+    parts: list[Any] = list(outputs.values()) if isinstance(outputs, Mapping) else [outputs]
+    if parts and all(isinstance(value, Tensor) and not value.dim() and value.is_floating_point() for value in parts):
+        losses: list[Tensor] = [value for value in parts if value.requires_grad]  # the others are counts and the like
+        return (sum(losses[1:], losses[0]) if losses else None), "the model's own" + ", summed" * (len(losses) > 1)
     squares = [value.float().square().mean() for value in values_of(outputs) if value.requires_grad and value.numel()]
     return (torch.stack(squares).sum() if squares else None), "made up, the mean square of the outputs; no labels"

@@ -29,7 +29,8 @@ def usable_device(device: torch.device | str | None) -> torch.device | None:
         found = torch.device(device)
         torch.empty(0, device=found)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise SpecError(f"device {str(device)!r} cannot be used: {str(error).splitlines()[0]}") from None
+        reason = str(error).splitlines()[0].split(". ")[0]  # the other sentences are about building torch
+        raise SpecError(f"device {str(device)!r} cannot be used: {reason}") from None
     if found.type == "meta":
         raise SpecError("device 'meta' cannot be used: nothing is computed there")
     return found

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,14 +20,19 @@ def sandbox(model: nn.Module, device: torch.device | None = None) -> Generator[N
     """While it lasts, the model holds clones of its parameters and buffers, without hooks on gradients.
 
     Whatever happens inside, afterwards it holds the very tensors of before, which nothing was written to, and their
-    gradients; each module has its attributes and parts again, the training flag among them, and all generators of
-    random numbers go on from where they were. Compiled parts run uncompiled.
+    gradients; each module has its attributes and parts again, the training flag among them, and generators of random
+    numbers go on from where they were: the global ones, and torch's and NumPy's that are attributes of modules.
+    Compiled parts run uncompiled.
+
+    Not put back is what the model changes in place and keeps elsewhere: tensors that are neither parameters nor
+    buffers, lists, dicts and objects, with generators in them; files.
 
     Args:
         device: where the clones are.
     """
     held = [(module, dict(vars(module)), [dict(vars(module)[name]) for name in _DICTS]) for module in model.modules()]
     gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
+    rewinds = list(_rewinds(model))
     try:
         with same_random_numbers(device), _uncompiled(), torch.inference_mode(False):
             _swap(model, device)
@@ -42,6 +48,21 @@ def sandbox(model: nn.Module, device: torch.device | None = None) -> Generator[N
             variables.update(before)
         for parameter, gradient in gradients:  # of layers that keep references of their own, as recurrent ones do
             parameter.grad = gradient
+        for rewind in rewinds:
+            rewind()
+
+
+def _rewinds(model: nn.Module) -> Iterator[Callable[[], object]]:
+    """What puts back the generators that are attributes of modules."""
+    numpy: Any = sys.modules.get("numpy")
+    for module in model.modules():
+        for value in vars(module).values():
+            if isinstance(value, torch.Generator):
+                yield partial(value.set_state, value.get_state())
+            elif numpy is not None and isinstance(value, numpy.random.Generator):
+                yield partial(setattr, value.bit_generator, "state", value.bit_generator.state)
+            elif numpy is not None and isinstance(value, numpy.random.RandomState):
+                yield partial(value.set_state, value.get_state())
 
 
 def _uncompiled() -> AbstractContextManager[object]:

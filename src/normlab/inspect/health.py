@@ -35,7 +35,7 @@ def _is_quiet(rows: Sequence[Row], place: int, range: Range) -> bool:
         return False
     if rows[place].type == "Linear" and place == len(rows) - 1:
         return True
-    return rows[place].stable_rank == 0 and any(row.stable_rank or row.closed for row in rows[place + 1 :])
+    return rows[place].stable_rank == 0 and any(row.stable_rank for row in rows[place + 1 :])
 
 
 def marked(rows: Sequence[Row]) -> list[Row]:

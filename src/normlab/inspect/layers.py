@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from normlab.errors import SpecError, UnknownName
@@ -14,7 +15,7 @@ from normlab.probes import Target, drift
 from normlab.surgery import norm_type
 
 Initial = Mapping[str, Tensor]
-_MATRICES = (nn.Linear, nn.modules.conv._ConvNd)  # pyright: ignore[reportPrivateUsage]
+MATRICES = (nn.Linear, nn.modules.conv._ConvNd)  # pyright: ignore[reportPrivateUsage]
 _PREFIXES = ("module.", "_orig_mod.")
 
 
@@ -24,12 +25,14 @@ class Affine:
 
     Args:
         mean, spread: spread is the standard deviation, biased.
-        drift: mean of the differences from the initial values. largest: the largest absolute one.
+        drift: mean of the differences from the initial values, in which they may cancel. rms: root of the mean of their
+            squares. largest: the largest absolute one.
     """
 
     mean: float
     spread: float
     drift: float
+    rms: float
     largest: float
 
 
@@ -46,7 +49,7 @@ def targets(model: nn.Module) -> tuple[list[Target], str]:
     norms = [at for at in every if at.norm is not None or isinstance(at.module, Convolution)]
     if norms:
         return norms, ""
-    others = [at for at in every if isinstance(at.module, _MATRICES)]
+    others = [at for at in every if isinstance(at.module, MATRICES)]
     if not others:
         raise SpecError(f"{type(model).__name__} has neither normalization layers nor convolutions nor linear layers")
     return others, f"no layer is known to normalize: these are the convolutions and linear layers{_hint(model)}"
@@ -94,7 +97,8 @@ def affine(target: Target, role: str, initial: Initial | None) -> Affine | None:
     value = value.detach()
     size = drift(value, 0.0)
     off = drift(value, _start(value, role) if initial is None else _of(initial, target, name, value))
-    return Affine(*(float(number) for number in (size["mean"], size["std"], off["mean"], off["max"])))
+    rms = torch.hypot(off["mean"], off["std"])
+    return Affine(*(float(number) for number in (size["mean"], size["std"], off["mean"], rms, off["max"])))
 
 
 def _start(value: Tensor, role: str) -> float:

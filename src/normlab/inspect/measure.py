@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from normlab.errors import SpecError
-from normlab.inputs import Inputs, alone, failure_text, is_compiled, loss_of, sandbox
+from normlab.inputs import Inputs, alone, failure_text, is_compiled, loss_of, sandbox, values_of
 from normlab.inspect.calls import Calls, watched
 from normlab.inspect.layers import Affine, Initial, affine
 from normlab.probes import PROBES, Probing, Target, key_of, probe
@@ -29,6 +29,11 @@ QUANTITIES = (
     "gradient_norm",
 )
 _UNDEFINED = {"mean_cosine": "it takes two examples", "activation_variance": "it takes two values per channel"}
+_SAID = (  # by each row; by a note on layers that are called more than once
+    ".* was measured at no layer",
+    "the probes measured nothing",
+    "no optimizer of the model has stepped",
+)
 _CLOSED = ("gradient_factor", "activation_variance", "mean_cosine", "stable_rank")
 
 
@@ -80,10 +85,22 @@ class Row:
         return None if value == 0 and self.closed and quantity in _CLOSED else value
 
 
+@dataclass(frozen=True)
+class Ran:
+    """What the pass gave.
+
+    Args:
+        loss: what was differentiated, in words; "" where there is nothing. vary: the outputs differ between examples.
+    """
+
+    loss: str
+    vary: bool
+
+
 def measure(
     model: nn.Module, targets: Sequence[Target], inputs: Inputs, device: torch.device, initial: Initial | None
-) -> tuple[list[Row], str]:
-    """The layers in the order in which they are called, those that are not at the end; and what was differentiated.
+) -> tuple[list[Row], Ran]:
+    """The layers in the order in which they are called, those that are not at the end; and what the pass gave.
 
     Raises:
         SpecError: the model does not run on the batch.
@@ -91,33 +108,45 @@ def measure(
     sites, compiled = norm_sites(model), is_compiled(model)
     lags = not inputs.made_up
     with sandbox(model, device), alone(sites), watched(targets, lags=lags) as calls, warnings.catch_warnings():
-        for text in (".* was measured at no layer", "the probes measured nothing"):  # each row says so
+        for text in _SAID:
             warnings.filterwarnings("ignore", message=text, category=UserWarning)
         wanted = {at.name for at in targets}
         probing = probe(model, _measurable(targets), where=lambda name, _: name in wanted, eager=compiled)
         with probing:
-            loss = _run(model, inputs, device, calls)
+            ran = _run(model, inputs, device, calls)
     order = {name: place for place, name in enumerate(calls.seen)}
     last = probing.last
     rows = [_row(at, calls, probing, last, initial) for at in targets]
-    return sorted(rows, key=lambda row: order.get(row.name, len(order))), loss
+    return sorted(rows, key=lambda row: order.get(row.name, len(order))), ran
 
 
 def _measurable(targets: Sequence[Target]) -> list[str]:
     return [name for name in QUANTITIES if any(PROBES.create(name).refuses(at) is None for at in targets)]
 
 
-def _run(model: nn.Module, inputs: Inputs, device: torch.device, calls: Calls) -> str:
+def _run(model: nn.Module, inputs: Inputs, device: torch.device, calls: Calls) -> Ran:
+    vary: list[bool] = []  # of the model, where `forward` gives the loss alone
+    hook = model.register_forward_hook(lambda _, __, outputs: vary.append(_vary(outputs, inputs.size)))
     try:
         with torch.enable_grad():
-            loss, said = loss_of(inputs.call(model.train(), device))
+            outputs = inputs.call(model.train(), device)
+            loss, said = loss_of(outputs)
             if loss is not None:
                 loss.backward()
+        return Ran(said if loss is not None else "", any(vary) or _vary(outputs, inputs.size))
     except Exception as error:
         what = failure_text(error, inputs.size, calls.where)
         hint = "; it may take data of another kind than random numbers" * (inputs.made_up and "scalar type" in what)
         raise SpecError(f"the model does not run on {inputs}: {what}{hint}") from error
-    return said if loss is not None else ""
+    finally:
+        hook.remove()
+
+
+def _vary(outputs: Any, size: int) -> bool:
+    """Some output differs between the examples by more than rounding."""
+    found = [value.detach() for value in values_of(outputs) if value.dim() and value.numel() and len(value) == size]
+    dense = [value.float() for value in found if value.layout == torch.strided]
+    return any(bool(((x - x[:1]).abs() > 1e-5 * x.abs().max()).any()) for x in dense)
 
 
 def _row(

@@ -11,6 +11,7 @@ from normlab.inspect.measure import Row
 
 Side = Literal["low", "high"]
 ALIKE = 0.95  # mean cosine from which a layer does not tell the examples apart
+CONSTANT = 1e-6  # σ of values near 1 that differ by rounding alone
 
 
 @dataclass(frozen=True)
@@ -82,6 +83,18 @@ RANGES = (
         {"high": "γ is {worst:.2g} (rms), where training starts at 1 or below and hardly moves it"},
         {"high": "start it smaller: normlab.recipe('revisited(scale=0.1)').prepare(model)"},
         most=True,
+    ),
+    Range(
+        "sigma",
+        "σ",
+        _of("sigma"),
+        math.inf,
+        lambda _: CONSTANT,
+        "below it is the rounding of a constant. A layer may be closed by γ = 0 where its branch is added to "
+        "something; with nothing added, all examples are the same behind it, and no gradient comes back",
+        {"low": "layers get values that do not vary"},
+        {"low": "what is normalized does not vary: σ is down to {worst:.1g}"},
+        {"low": "look at what comes before: γ = 0 with no skip connection around it, dead channels, a constant input"},
     ),
     Range(
         "gradient_factor",

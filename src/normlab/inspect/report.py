@@ -5,15 +5,21 @@ from __future__ import annotations
 import math
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from normlab.atomic import write_atomically
 from normlab.errors import DataError
-from normlab.inspect.measure import Row
+from normlab.inspect.measure import QUANTITIES, Row
 from normlab.inspect.ranges import RANGES
 from normlab.inspect.verdict import Statement
+
+
+def is_measured(rows: Sequence[Row]) -> bool:
+    """There is a number."""
+    return any(getattr(row, name) is not None for row in rows for name in QUANTITIES)
 
 
 @dataclass(frozen=True)
@@ -36,13 +42,17 @@ class Report:
 
     @property
     def healthy(self) -> bool:
-        """Nothing grave was found."""
-        return not any(said.grave for said in self.statements)
+        """Something was measured, and nothing grave was found."""
+        return is_measured(self.rows) and not self._grave
 
     @property
     def exit_code(self) -> int:
-        """0 where healthy, else 1."""
-        return 0 if self.healthy else 1
+        """0 where healthy, 1 where not; 2 where nothing could be measured."""
+        return 0 if self.healthy else 1 if self._grave else 2
+
+    @property
+    def _grave(self) -> bool:
+        return any(said.grave for said in self.statements)
 
     def as_json(self) -> dict[str, Any]:
         """All of it in plain values; NaN and infinities are texts."""

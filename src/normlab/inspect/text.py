@@ -52,7 +52,7 @@ def _affine(role: str) -> tuple[Column, Column]:
 
     def drift(row: Row) -> str:
         value = getattr(row, role)
-        return NOTHING if value is None else number(value.drift)
+        return NOTHING if value is None else number(value.rms)
 
     sign = "γ" if role == "weight" else "β"
     return Column(f"{sign} mean ± sd", level, role), Column("drift", drift)

@@ -46,16 +46,25 @@ def _capital(text: str) -> str:
     return text[:1].upper() + text[1:] if first.isascii() and first.isalpha() and first != "normlab" else text
 
 
-def statements(rows: Sequence[Row], inputs: Inputs) -> tuple[Statement, ...]:
-    """What leaves its healthy range, grave things first; where values are not finite, what may have led there."""
+def statements(rows: Sequence[Row], inputs: Inputs, *, dark: bool) -> tuple[Statement, ...]:
+    """What leaves its healthy range, grave things first; where values are not finite, what may have led there.
+
+    Args:
+        dark: all gradients are 0, and not for a good reason.
+    """
     broken = _not_finite(rows, inputs)
     if broken is not None:
         led = _left(rows, range_of("activation_variance"), "high") if inputs.finite else None
         return (broken,) if led is None else (broken, led)
+    overflow = _overflow(rows)
+    if overflow is not None:
+        return (overflow,)
     found = [said for range in RANGES for side in ("high", "low") if (said := _left(rows, range, side)) is not None]
     quantities = {said.quantity for said in found}
-    if "mean_cosine" in quantities:  # the same in other words
-        found = [said for said in found if said.quantity != "stable_rank"]
+    for quantity, other in (("mean_cosine", "stable_rank"), ("sigma", "gradient_factor")):  # the same in other words
+        found = [said for said in found if said.quantity != other or quantity not in quantities]
+    if dark:
+        found.append(_dark(rows))
     return tuple(sorted(found, key=lambda said: not said.grave))
 
 
@@ -126,6 +135,28 @@ def _not_finite(rows: Sequence[Row], inputs: Inputs) -> Statement | None:
     return None
 
 
+def _overflow(rows: Sequence[Row]) -> Statement | None:
+    """Values are finite, and their squares are not."""
+    out = [row for row in rows if "nan" in (row.marks.get("sigma"), row.marks.get("activation_variance"))]
+    if not out:
+        return None
+    text = f"values are so large that their variance is not finite, {_share(len(out), len(rows))}"
+    do = "scale the batch, or what comes before; no other number here means anything"
+    return _broken("values are not finite once they are squared", text, f"at {_named(out[0])}", do, out)
+
+
+def _dark(rows: Sequence[Row]) -> Statement:
+    closed = [row for row in rows if row.closed]
+    names = tuple(row.name for row in rows)
+    if closed:
+        do = f"γ is 0 at {_named(closed[-1])}, where nothing is added to what it gives: start it at 1"
+    else:
+        do = "look for units that are dead, a product with 0, a loss that does not depend on the input, and underflow"
+    text = "no gradient comes back: it is 0 at every layer, and no output differs between the examples"
+    begins = f"on the way back at {_named(rows[-1])}"
+    return Statement("gradient_norm", "no gradient comes back", text, begins, do, True, names)
+
+
 def _broken(title: str, text: str, begins: str, do: str, rows: Sequence[Row]) -> Statement:
     return Statement("", title, text, begins, do, True, tuple(row.name for row in rows))
 
@@ -138,7 +169,7 @@ def why_healthy(rows: Sequence[Row]) -> str:
         _gradients(rows),
         _large(rows),
     ]
-    return "; ".join(filter(None, parts))
+    return "; ".join(filter(None, parts)) or "nothing leaves its range"
 
 
 def _known(rows: Sequence[Row], name: str) -> list[float]:

@@ -32,7 +32,7 @@ def test_digits(run, tmp_path):
     result = run(MODEL, *QUICK, "--out", "new/out")
     assert result.exit_code == 0, result.output
     assert result.stderr.startswith("expected: about")
-    assert "Step by step BatchNorm2d is" in result.stdout
+    assert "In this run, step by step BatchNorm2d is" in result.stdout
     assert {path.name for path in (tmp_path / "new/out").iterdir()} == {"landscape.json", "curves.svg", "slice.svg"}
 
 
@@ -49,6 +49,29 @@ def test_json_is_the_file_and_repeats(run, tmp_path):
     again = json.loads(run(MODEL, *QUICK, "--json").stdout)
     assert json.loads((tmp_path / "out/landscape.json").read_text()) == first
     assert {**first, "seconds": 0} == {**again, "seconds": 0}
+
+
+PRINTS = """
+from torch import nn
+from normlab.study.models import create_model
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = create_model("resnet8(width=4)", in_channels=3, num_classes=10)
+
+    def forward(self, x):
+        print("a model that prints")
+        return self.net(x)
+"""
+
+
+def test_json_is_one_document_whatever_the_model_prints(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "prints.py").write_text(PRINTS)
+    result = run("prints.py:Net", "--batch", "8x3x8x8", "--json", *QUICK)
+    assert json.loads(result.stdout)["subject"].startswith("Net")
+    assert "a model that prints" in result.stderr
 
 
 def test_batch_to_against_and_alone(run):
@@ -113,6 +136,8 @@ def test_input_and_loader_factories(run, tmp_path):
         ([MODEL, "--batch", "8x3x8x8", "--data", "digits"], "one of them"),
         ([MODEL, "--batch", "8x3x8x8", "--batch-size", "8"], "--batch-size is of --data"),
         ([MODEL, "--batch-size", "1"], "from 2 to 300"),
+        ([MODEL, "--batch-size", "0"], "from 2 to 300"),
+        ([MODEL, "--seed", "9" * 23], "64 bits"),
         ([MODEL, "--lr", "-1"], "above 0"),
         ([MODEL, "--device", "cuda:99"], "cannot be used"),
         ([MODEL, "--input", "mine.py:x"], "no file 'mine.py'"),

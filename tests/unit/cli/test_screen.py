@@ -28,6 +28,17 @@ def net(): return Two()
 def two(): return torch.randn(16, 1, 8, 8), torch.randn(16, 1, 8, 8)
 def nan(): return torch.full((16, 1, 8, 8), float("nan")), torch.randn(16, 1, 8, 8)
 def broken(): raise ValueError("no such disk")
+def zeros(): return torch.zeros(64, 1, 8, 8), torch.arange(64) % 10
+
+class Nothing(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.norm, self.b = nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Linear(8, 5)
+
+    def forward(self, x): return self.b(self.norm(self.a(x * 0)))
+
+def nothing(): return Nothing()
+def functional(): return nn.BatchNorm1d(6)
 """
 
 
@@ -50,6 +61,7 @@ def test_ranks_on_digits():
     assert "cross-entropy with the labels" in " ".join(shown.split())
     assert "resnet8(width=8), batches of 8 from digits" in shown
     assert "agreed with trained accuracy" in shown
+    assert "results/screen/report.md in normlab's repository" in " ".join(shown.split())
 
 
 def test_json_is_one_document_whatever_the_model_prints(own):
@@ -60,6 +72,12 @@ def test_json_is_one_document_whatever_the_model_prints(own):
 
 def test_exit_code_1_where_nothing_is_healthy():
     call("resnet8(width=8)", "--data", "1x8x8", *FAST, "--norms", "weight_standardized", code=1)
+
+
+def test_a_network_through_which_nothing_passes_is_dead(own):
+    shown, _ = call("own.py:nothing", "--data", "6", *FAST, "--norms", "batch,none", code=1)
+    assert shown.count(" 1  ") == 2
+    assert shown.count("dead") == 2
 
 
 def test_random_numbers_of_a_shape():
@@ -76,6 +94,8 @@ def test_random_numbers_of_a_shape():
         (["resnet8", "--data", "8x"], "data '8x' should be the sizes of one example"),
         (["resnet8", "--data", "own.py:tow"], "did you mean 'two'"),
         (["resnet8", "--data", "own.py:broken"], "ValueError: no such disk"),
+        (["resnet8", "--data", "own.py:zeros"], "64 times the same example"),
+        (["own.py:functional", "--data", "6"], "no convolution and no fully connected layer"),
         (["own.py:net", "--data", "own.py:nan"], "holds NaN or infinity"),
         (["own.py:net", "--data", "1x8x8"], "missing 1 required positional argument: 'right'"),
         (["own.py:net", "--data", "own.py:two", "--batch-size", "17"], "holds 16 examples, too few for a batch of 17"),

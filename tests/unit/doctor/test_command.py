@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from normlab.cli import main
 
 FACTORIES = """
+import sys
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -61,6 +62,16 @@ class Loud(nn.Module):
 def loud_pair(model):
     print("optimizer")
     return sgd(model)
+
+def exits():
+    sys.exit(0)
+
+class Exits(nn.Module):
+    def forward(self, x):
+        sys.exit(0)
+
+def batches():
+    yield torch.randn(8, 3, 8, 8)
 
 def raises(model):
     raise OSError("no disk")
@@ -134,6 +145,25 @@ def test_it_could_not_be_told():
     assert "no findings" in result.stdout
 
 
+def test_a_model_that_exits_with_0_is_not_clean():
+    result = call("factories.py:Exits", "--batch", "8x3x8x8", code=2)
+    assert "sys.exit(0)" in result.stderr
+
+
+def test_sarif_points_at_the_factory_where_the_class_is_installed(folder):
+    call("factories.py:poisoned", "--sarif", "out.sarif", code=1)
+    [result] = json.loads((folder / "out.sarif").read_text())["runs"][0]["results"]
+    place = result["locations"][0]["physicalLocation"]
+    line = 1 + FACTORIES.splitlines().index("def poisoned():")
+    assert place == {"artifactLocation": {"uri": "factories.py"}, "region": {"startLine": line}}
+
+
+def test_a_log_that_is_not_written_is_told(folder):
+    result = call("factories.py:broken", "--sarif", "out.sarif", code=2)
+    assert "No SARIF log is written:" in result.stderr
+    assert not (folder / "out.sarif").exists()
+
+
 def test_sarif(folder):
     call("factories.py:poisoned", "--sarif", "out.sarif", code=1)
     assert json.loads((folder / "out.sarif").read_text())["runs"][0]["results"][0]["ruleId"] == "NL003"
@@ -161,6 +191,9 @@ def test_sarif(folder):
         (["factories.py:net", "--input", "factories.py:sgdd"], "did you mean 'sgd'?"),
         (["factories.py:net", "--ignore", "poisoned-statistic"], "did you mean 'poisoned-statistics'?"),
         (["factories.py:net", "--device", "gpu"], "device 'gpu' cannot be used"),
+        (["factories.py:exits"], "sys.exit(0)"),
+        (["factories.py:net", "--loader", "factories.py:batches"], "the loader is an iterator"),
+        (["factories.py:net", "--select", ""], "no rule is left"),
         (["resnet18"], "did you mean 'timm:resnet18'?"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

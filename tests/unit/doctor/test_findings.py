@@ -56,6 +56,20 @@ def test_every_rule_is_accounted_for(findings):
     assert len(findings) == len(findings.findings) >= 3
 
 
+def test_one_rule_is_no_plural():
+    text = str(normlab.doctor(cases.resnet(), images(), select="NL003"))
+    assert "no findings, 1 rule is clean, 0 were not checked" in text
+    assert "0 rules are clean, 1 was not checked:" in str(normlab.doctor(cases.resnet(), select="NL009"))
+
+
+def test_sarif_points_at_no_file_of_an_installed_package():
+    model = nn.Sequential(nn.BatchNorm2d(3)).train()
+    model[0].running_var.fill_(float("nan"))
+    found = normlab.doctor(model, select="NL003")
+    assert found.source is None
+    assert "physicalLocation" not in found.sarif()["runs"][0]["results"][0]["locations"][0]
+
+
 def test_names_that_differ_by_numbers_are_one():
     assert named(["bn1", "layer1.0.bn1", "layer2.3.bn1", "layer1.0.bn2"]) == "bn1, layer*.*.bn1 (x2), layer1.0.bn2"
     assert named(["0", "1", "12"]) == "* (x3)"

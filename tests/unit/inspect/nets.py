@@ -61,6 +61,33 @@ def residual(spec: str, blocks: int = 40, width: int = 16) -> nn.Sequential:
     return model
 
 
+def closed(norm: Callable[[int], nn.Module], *places: int) -> nn.Sequential:
+    """Four linear layers with norms and nothing added to what they give; those in these places have γ = 0."""
+    torch.manual_seed(0)
+    layers: list[nn.Module] = []
+    for place in range(4):
+        layers += [nn.Linear(8, 8), norm(8), nn.ReLU()]
+        if place in places:
+            nn.init.zeros_(layers[-2].weight)  # pyright: ignore[reportArgumentType]
+    return nn.Sequential(*layers, nn.Linear(8, 3))
+
+
+class Added(nn.Module):
+    """x plus branches that end in a norm with γ = 0: as Swin Transformer V2 begins."""
+
+    def __init__(self, branches: int) -> None:
+        super().__init__()
+        self.branches = nn.ModuleList(nn.Sequential(nn.Linear(8, 8), nn.BatchNorm1d(8)) for _ in range(branches))
+        self.head = nn.Linear(8, 3)
+        for branch in self.branches:
+            nn.init.zeros_(branch[1].weight)  # pyright: ignore[reportIndexIssue]
+
+    def forward(self, x: Tensor) -> Tensor:
+        for branch in self.branches:
+            x = x + branch(x)
+        return self.head(x)
+
+
 class Pair(nn.Module):
     """Two inputs; one norm under two names that is called twice, one that is not called; a dict comes out."""
 

@@ -41,6 +41,29 @@ def spoiled():
 
 def broken():
     raise KeyError("weights")
+
+def ends():
+    raise SystemExit(0)
+
+class Prints(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = net()
+
+    def forward(self, x):
+        print("a model that prints")
+        return self.net(x)
+
+def closed():
+    model = net()
+    nn.init.zeros_(model[1].weight)
+    return model
+
+def attention():
+    return nn.MultiheadAttention(8, 2)
+
+def thrice():
+    return (torch.randn(4, 3, 8),) * 3
 """
 
 
@@ -80,6 +103,24 @@ def test_json_is_all_there_is():
     assert found["rows"][0]["name"] == "net.1"
 
 
+def test_json_is_one_document_whatever_the_model_prints():
+    result = call("factories.py:Prints", "--batch", "8x3x8x8", "--json", code=0)
+    assert json.loads(result.stdout)["healthy"] is True
+    assert "a model that prints" in result.stderr
+
+
+def test_a_network_closed_by_gamma_0_is_not_healthy():
+    assert "no gradient comes back" in call("factories.py:closed", "--batch", "8x3x8x8", code=1).stdout
+
+
+def test_exit_code_2_where_nothing_could_be_measured():
+    assert "Unknown: " in call("factories.py:attention", "--input", "factories.py:thrice", code=2).stdout
+
+
+def test_sizes_with_a_capital_x():
+    assert "8x3x8x8" in call("factories.py:net", "--batch", "8X3X8X8", code=0).stdout
+
+
 def test_convert_first():
     assert "1 GroupNorm" in call("factories.py:net", "--batch", "8x3x8x8", "--to", "group(num_groups=2)", code=0).stdout
 
@@ -96,6 +137,10 @@ def test_a_page_beside_the_text(folder):
         (("timm:resnet19",), "did you mean 'timm:resnet"),
         (("factories.py:nat",), "did you mean 'net'?"),
         (("factories.py:broken",), "KeyError"),
+        (("factories.py:ends",), "failed: it called sys.exit(0)"),
+        (("factories.py:net", "--batch", ""), "batch '' should be sizes"),
+        (("factories.py:net", "--batch", "99999999x3x999x999"), "out of memory"),
+        (("factories.py:net", "--batch", "8x3x8x8", "--html", ""), "cannot be written: Is a directory"),
         (("factories.py:net", "--batch", "8x3y"), "should be sizes with x between them"),
         (("factories.py:net", "--batch", "8x3x8x8", "--input", "factories.py:pair"), "give one of them"),
         (("factories.py:net", "--batch", "8x5x8x8"), "the model does not run on a batch"),

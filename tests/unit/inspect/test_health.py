@@ -9,7 +9,7 @@ from torch import nn
 import normlab
 from normlab.inspect import RANGES, inspect
 from normlab.study.models import load_model
-from tests.unit.inspect.nets import chain, images, residual, small
+from tests.unit.inspect.nets import Added, chain, closed, images, residual, small
 
 FRESH = {
     "timm:resnet18": "8x3x64x64",
@@ -164,6 +164,62 @@ def test_gradients_that_are_not_finite():
 def test_equal_examples_are_suspected_first():
     report = inspect(small(), images(1).repeat(8, 1, 1, 1))
     assert "is the batch of examples that are alike?" in str(report.statements[0])
+
+
+def square(model, batch):
+    return model(batch).square().mean()
+
+
+@pytest.mark.parametrize("forward", [None, square], ids=["outputs", "loss"])
+@pytest.mark.parametrize("places", [(0, 1, 2, 3), (3,), (1,)], ids=["all", "last", "one-amid"])
+@pytest.mark.parametrize("norm", [nn.BatchNorm1d, nn.LayerNorm])
+def test_a_plain_chain_that_gamma_0_closes_is_dead(norm, places, forward):
+    report = inspect(closed(norm, *places), torch.randn(16, 8), forward=forward)
+    assert not report.healthy
+    titles = {said.title for said in report.statements if said.grave}
+    assert "no gradient comes back" in titles or places == (1,)  # the layers behind tell nothing apart: said otherwise
+    if norm is nn.BatchNorm1d and len(places) == 4:
+        said = next(said for said in report.statements if said.quantity == "sigma")
+        assert (said.begins, said.layers) == ("at layer 4", ("4", "7", "10"))
+
+
+@pytest.mark.parametrize("forward", [None, square], ids=["outputs", "loss"])
+@pytest.mark.parametrize("branches", [1, 3])
+def test_branches_closed_by_gamma_0_are_healthy_where_they_are_added_to_something(branches, forward):
+    report = inspect(Added(branches), torch.randn(16, 8), forward=forward)
+    assert report.healthy
+    assert "γ = 0 throughout" in " ".join(report.notes)
+
+
+def test_a_head_that_starts_at_0_is_healthy_though_it_sends_no_gradient_back():
+    model = small()
+    nn.init.zeros_(model[-1].weight)
+    nn.init.zeros_(model[-1].bias)
+    report = inspect(model, images())
+    assert report.healthy
+    assert "all gradients are 0" in " ".join(report.notes)
+
+
+def test_values_whose_squares_overflow_are_not_finite_rather_than_alike():
+    report = inspect(small(), images() * 1e30)
+    assert [said.title for said in report.statements] == ["values are not finite once they are squared"]
+    assert report.statements[0].begins == "at layer 1"
+    assert not report.healthy
+
+
+UNKNOWN = {
+    "no layer is called": (lambda: nn.MultiheadAttention(8, 2), lambda: (torch.randn(4, 3, 8),) * 3),
+    "no batch": (lambda: nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8)), lambda: torch.randn(8)),
+}
+
+
+@pytest.mark.parametrize("case", UNKNOWN)
+def test_where_nothing_could_be_measured_nothing_is_healthy(case):
+    model, batch = UNKNOWN[case]
+    report = inspect(model(), batch())
+    assert report.verdict.startswith("Unknown: ")
+    assert not report.verdict.endswith(": .")
+    assert (report.healthy, report.exit_code, report.as_json()["healthy"]) == (False, 2, False)
 
 
 def test_every_range_has_its_reasons_and_words_for_each_side():

@@ -49,6 +49,8 @@ GOOD = {
     "synchronized": lambda: (nn.SyncBatchNorm.convert_sync_batchnorm(small()), images()),
     "bfloat16": lambda: (small().bfloat16(), images().bfloat16()),
     "channels last": lambda: (small(), images().to(memory_format=torch.channels_last)),
+    "built in inference mode": lambda: (torch.inference_mode()(small)(), images()),
+    "sparse": lambda: (nn.Sequential(nn.Linear(8, 8), nn.LayerNorm(8)), torch.randn(8, 8).to_sparse()),
     "a norm alone": lambda: (nn.BatchNorm2d(3), images()),
 }
 
@@ -88,6 +90,11 @@ BAD = {
     "no batch": (lambda: (small(), None), "inspect takes a batch: a tensor, a tuple, a dict, or a text like 8x3x32x32"),
     "a shape that is none": (lambda: (small(), "8x3y"), "should be sizes with x between them"),
     "a batch without tensors": (lambda: (small(), ["a"]), "should hold tensors"),
+    "no examples": (lambda: (small(), torch.empty(0, 3, 8, 8)), "should hold examples, as many as its first size"),
+    "a number": (lambda: (small(), torch.tensor(1.0)), "got sizes ()"),
+    "more than fits": (lambda: (small(), "99999999x3x999x999"), "cannot be made: out of memory with 99999999 examples"),
+    "more than can be counted": (lambda: (small(), "99999999x3x999x99999999999"), "cannot be made: "),
+    "ends the program": (lambda: (Raises(SystemExit(0)), images()), "RuntimeError: sys.exit(0) was called"),
     "wrong channels": (
         lambda: (small(), "8x4x12x12"),
         "does not run on a batch of random numbers, 8x4x12x12",
@@ -120,6 +127,18 @@ def test_bad_input_is_one_line(case):
     with pytest.raises(SpecError, match=re.escape(message)) as caught:
         inspect(model, batch)
     assert "\n" not in str(caught.value)
+
+
+def test_an_unusable_device_is_said_in_a_sentence(monkeypatch):
+    def empty(*_, **__):
+        raise NotImplementedError(
+            "Could not run 'aten::empty' with the 'MPS' backend. This could be because " + "a" * 800
+        )
+
+    model = small()
+    monkeypatch.setattr(torch, "empty", empty)
+    with pytest.raises(SpecError, match=r"'mps' cannot be used: Could not run 'aten::empty' with the 'MPS' backend$"):
+        inspect(model, "8x3x12x12", device="mps")
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,33 @@ def test_no_trace_where_the_model_raises():
     assert model.calls == 0
 
 
+class Noisy(nn.Module):
+    """Draws from generators of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = small()
+        self.torch = torch.Generator().manual_seed(3)
+        self.numpy = np.random.default_rng(3)
+        self.old = np.random.RandomState(3)
+        self.calls = 0
+
+    def draw(self):
+        return float(torch.rand([], generator=self.torch)), float(self.numpy.random()), float(self.old.rand())
+
+    def forward(self, x):
+        self.calls += 1
+        return self.net(x + sum(self.draw()))
+
+
+def test_generators_that_a_model_owns_are_put_back():
+    model = Noisy()
+    first = inspect(model, images()).as_json()
+    assert inspect(model, images()).as_json() == first
+    assert model.draw() == Noisy().draw()
+    assert model.calls == 0
+
+
 def test_twice_gives_the_same():
     model = with_norm("batch")
     assert inspect(model, images()).as_json() == inspect(model, images()).as_json()

@@ -66,6 +66,43 @@ def test_a_fresh_model_has_not_drifted(model):
     assert [row.weight.largest for row in inspect(fresh, images()).rows] == [0, 0]
 
 
+def test_drifts_that_cancel_are_seen():
+    model = small()
+    with torch.no_grad():
+        model[1].weight.add_(torch.tensor([0.5, -0.5] * 4))
+    report = inspect(model, images())
+    close(report.rows[0].weight.drift, 0.0)
+    close(report.rows[0].weight.rms, 0.5)
+    assert " 0.5 " in " ".join(line for line in str(report).splitlines() if line.startswith("1 "))
+    assert "drift, rms over the channels" in " ".join(report.notes)
+
+
+LOSSES = {
+    "number": lambda model, x: model(x).abs().mean(),
+    "dict of numbers": lambda model, x: {
+        "a": (y := model(x)).abs().mean(),
+        "b": y.exp().mean(),
+        "seen": torch.ones([]),
+    },
+    "loss beside numbers": lambda model, x: {"loss": (y := model(x)).abs().mean(), "other": y.mean()},
+}
+DIRECT = {
+    "number": lambda y: y.abs().mean(),
+    "dict of numbers": lambda y: y.abs().mean() + y.exp().mean(),
+    "loss beside numbers": lambda y: y.abs().mean(),
+}
+
+
+@pytest.mark.parametrize("case", LOSSES)
+def test_a_loss_that_forward_gives_is_differentiated_and_not_its_square(model, case):
+    x = images()
+    report = inspect(model, x, forward=LOSSES[case])
+    before = model[:4](x)
+    wanted = torch.autograd.grad(DIRECT[case](model[4:](before)), before)[0].norm()
+    close(report.rows[1].gradient_norm, wanted)
+    assert report.notes[0].startswith("loss: the model's own")
+
+
 @pytest.mark.parametrize("as_model", [False, True], ids=["state-dict", "model"])
 def test_drift_from_given_values(model, as_model):
     start = small()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from normlab.doctor.base import Evidence, rule
 from normlab.doctor.case import Case
 from normlab.doctor.layers import count, names, trained_affine
+from normlab.doctor.remade import remade
 from normlab.recipes.verify import groups_of
 
 
@@ -15,7 +16,7 @@ from normlab.recipes.verify import groups_of
     level="warning",
     why="decay pulls γ to 0, which changes the gradients of all that comes before, not the capacity that decay is to "
     "bound, and β has nothing to be bounded; most training recipes leave both out",
-    fix='optimizer = SGD(normlab.recipe("baseline").param_groups(model, lr=0.1, weight_decay=1e-4))',
+    fix='make the optimizer of normlab.recipe("baseline").param_groups(model, lr=..., weight_decay=...)',
     thread="pytorch/pytorch#1402",
     needs=("optimizer",),
 )
@@ -29,4 +30,4 @@ def decayed_norm(case: Case) -> Evidence | None:
     tensors = sum(map(len, hit.values()))
     decay = max(decays[id(p)] for params in hit.values() for p in params)
     text = f"weight decay of {decay:g} on {count(tensors, 'tensor')} of {count(len(found), 'norm')}"
-    return Evidence(text, names(found), {"tensors": tensors, "weight_decay": decay})
+    return Evidence(text, names(found), {"tensors": tensors, "weight_decay": decay}, remade(case.optimizer))

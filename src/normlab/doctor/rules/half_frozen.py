@@ -26,10 +26,12 @@ from normlab.surgery.conversion.carry import named_tensors
 )
 def half_frozen(case: Case) -> Evidence | None:
     """Layers with parameters of which none is trained; how far one batch takes their means."""
-    learns = case.given.training or any(p.requires_grad for p in case.model.parameters())
+    learns = any(p.requires_grad for p in case.model.parameters())
     found = [(site, keeps) for site, keeps in case.moving if _still(site.module)]
-    if not (found and learns):
+    if not found or not (learns or case.given.training):
         return None
+    if not case.given.training:
+        raise NotChecked("the model is in eval mode, where nothing moves: call model.train() first, if training does")
     layers = names(site for site, _ in found)
     text = f"neither weight nor bias is trained in {count(len(found))}, but running statistics move in training"
     numbers: dict[str, float | int | str] = {"layers": len(found)}

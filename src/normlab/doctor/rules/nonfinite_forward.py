@@ -6,6 +6,7 @@ from normlab.doctor.base import Evidence, rule
 from normlab.doctor.case import Case
 from normlab.doctor.layers import called, count
 
+_SCALE = "scale the inputs as in training; if they are, look in the layers before for what lets values grow"
 _OVERFLOW = 'float32 or bfloat16 for what overflows; "batch(guard_nonfinite=True)" keeps it out of the statistics'
 
 
@@ -20,17 +21,21 @@ _OVERFLOW = 'float32 or bfloat16 for what overflows; "batch(guard_nonfinite=True
     needs=("batch",),
 )
 def nonfinite_forward(case: Case) -> Evidence | None:
-    """Where it appears first: in the batch, before a norm, or in the outputs."""
+    """Where it appears first: in the batch, before a norm, in its variance, or in the outputs."""
     assert case.inputs is not None
-    bad = sum(int((~value.isfinite()).sum()) for value in case.inputs.tensors if value.is_floating_point())
     hit = [site.name for site, _ in case.moving]
-    if bad:
+    if not case.inputs.finite:
+        bad = sum(int((~value.isfinite()).sum()) for value in case.inputs.tensors if value.is_floating_point())
         total = sum(value.numel() for value in case.inputs.tensors)
         text = f"{bad} of {total} values of the batch are NaN or infinite; the running statistics of "
         text += f"{count(len(hit))} would follow"
         return Evidence(text, tuple(hit), {"nonfinite": bad})
     found = case.training
-    first = next((call for call in found.calls if not call.finite), None)
+    first = next((call for call in found.calls if call.overflows or not call.finite), None)
+    if first is not None and first.finite:
+        text = f"what reaches {called(first.site)}, {list(first.shape)}, is as large as {first.entered:.2g}: "
+        text += "its square overflows, the variance is infinite, and what comes out is 0 or NaN"
+        return Evidence(text, (first.site.name,), {"largest": first.entered}, _SCALE)
     if first is not None:
         text = f"what reaches {called(first.site)}, {list(first.shape)}, holds NaN or infinity"
         return Evidence(text, (first.site.name,), fix=_OVERFLOW)

@@ -6,6 +6,7 @@ from torch import nn
 
 from normlab.doctor.base import Evidence, rule
 from normlab.doctor.case import Case
+from normlab.doctor.remade import remade
 from normlab.recipes.groups import roles_by_type
 from normlab.recipes.verify import groups_of
 
@@ -17,7 +18,7 @@ from normlab.recipes.verify import groups_of
     level="warning",
     why="groups made by shape or name (`p.squeeze().ndim == 1`, `'norm' in name`) also catch weights of convolutions "
     "and linear layers, which then do not decay, or learn at the rate of a scale",
-    fix='optimizer = SGD(normlab.recipe("baseline").param_groups(model, lr=0.1, weight_decay=1e-4))',
+    fix='make the optimizer of normlab.recipe("baseline").param_groups(model, lr=..., weight_decay=...)',
     thread="huggingface/transformers#35927",
     needs=("optimizer",),
 )
@@ -34,4 +35,5 @@ def undecayed_weight(case: Case) -> Evidence | None:
         return None
     values = sum(p.numel() for _, p in out)
     text = f"no decay for {len(out)} of {len(weights)} weights of convolutions and linear layers, {values:,} values"
-    return Evidence(text, tuple(name for name, _ in out), {"weights": len(out), "of": len(weights), "values": values})
+    numbers = {"weights": len(out), "of": len(weights), "values": values}
+    return Evidence(text, tuple(name for name, _ in out), numbers, remade(case.optimizer))

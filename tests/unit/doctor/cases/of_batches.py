@@ -54,6 +54,11 @@ def activations_overflow_in_half_precision() -> Patient:
     return Patient(model, images().half())
 
 
+@faulty("NL103")
+def squares_overflow_and_the_variance_is_infinite() -> Patient:
+    return Patient(resnet(), images() * 1e30)
+
+
 @sound("NL103")
 def all_is_finite() -> Patient:
     return Patient(resnet(), images())

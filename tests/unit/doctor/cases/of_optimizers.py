@@ -30,6 +30,12 @@ def all_parameters_decay() -> Patient:
     return Patient(model, None, {"optimizer": sgd(model.parameters(), weight_decay=1e-4)})
 
 
+@faulty("NL009")
+def all_parameters_decay_in_adamw() -> Patient:
+    model = resnet()
+    return Patient(model, None, {"optimizer": torch.optim.AdamW(model.parameters(), lr=3e-4, weight_decay=0.05)})
+
+
 @sound("NL009")
 def nothing_decays() -> Patient:
     model = resnet()

@@ -30,7 +30,7 @@ def the_data_is_that_of_training() -> Patient:
 
 @faulty("NL101")
 def ten_updates_leave_a_third_of_the_initial_values() -> Patient:
-    return Patient(train(resnet(), 10))
+    return Patient(train(resnet(), 10), images())
 
 
 @faulty("NL101")
@@ -86,6 +86,20 @@ def pretrained_without_counters_and_trained_further() -> Patient:
         if isinstance(module, nn.BatchNorm2d):
             module.num_batches_tracked.zero_()
     return Patient(train(model, 3))
+
+
+@sound("NL101")
+def recalibrated_with_ten_batches_of_which_none_is_initial() -> Patient:
+    model = resnet()
+    normlab.recalibrate(model, [images()] * 10)
+    return Patient(model, images())
+
+
+@sound("NL101")
+def update_bn_with_five_batches_of_which_none_is_initial() -> Patient:
+    model = resnet()
+    torch.optim.swa_utils.update_bn([images()] * 5, model)
+    return Patient(model, images())
 
 
 @sound("NL101")
