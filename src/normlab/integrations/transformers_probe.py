@@ -9,6 +9,7 @@ import torch
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations.integration_utils import MLflowCallback, TensorBoardCallback, WandbCallback
 
+from normlab.errors import require
 from normlab.probes import Logger, MLflow, Probing, TensorBoard, WandB, probe
 from normlab.probes.hooks.targets import Where
 from normlab.probes.loggers import Log
@@ -32,7 +33,7 @@ class NormProbe(TrainerCallback):
         probing: of the newest training, with its `rows`; None before the first.
 
     Raises:
-        SpecError: when training starts, as `normlab.probe`.
+        SpecError: no Trainer; when training starts, as `normlab.probe`.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class NormProbe(TrainerCallback):
         eager: bool = False,
         log: Log | None = None,
     ) -> None:
+        require(trainer, Trainer, "NormProbe(trainer, probes) takes the Trainer that it is added to first")
         self.trainer, self.probes, self.every, self.steps = trainer, probes, every, steps
         self.where, self.eager, self.log = where, eager, log
         self.probing: Probing | None = None

@@ -12,7 +12,7 @@ def activation_variance(x: Tensor, *, channel: int = 1) -> Tensor:
     """The variance of each channel over all other dimensions, unbiased; its mean over the channels.
 
     Args:
-        x: activations [N, C, *S], after the nonlinearity. channel: dimension of C.
+        x: activations [N, C, *S], after the nonlinearity where it is to count. channel: dimension of C.
 
     Returns:
         [], in units of x²; NaN for one value per channel.

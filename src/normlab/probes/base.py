@@ -58,7 +58,8 @@ class Probe:
         place: where it is measured.
             "before": what is normalized: the input of a norm; the output of any other layer.
             "standard": "before", standardized by the layer's own moments; `measure` gets a `Standard`.
-            "after": the output, behind the activation module that takes it directly, if there is one.
+            "after": the output, behind the activation module that takes it directly, if there is one; functional
+                activations, such as `F.relu`, are not seen, and the output before them is measured.
             "cosines": the cosine matrix [N, N] of "after".
             "gradient": ∂L/∂ of "before"; the quantity is in proportion to it.
             "parameters": weight or bias, before the first pass of a step; `measure` gets a `Reference`.

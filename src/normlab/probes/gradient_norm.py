@@ -27,5 +27,9 @@ def gradient_norm(gradient: Tensor) -> Tensor:
 
 @PROBES.register("gradient_norm")
 def gradient_norm_probe() -> Probe:
-    """`gradient_norm` of what a norm gets, along every path of the network; or of what another layer gives."""
+    """`gradient_norm` of what a norm gets, along every path of the network; or of what another layer gives.
+
+    The norms of several gradients add up as √Σ |∂L/∂x|²: those of micro-batches and of repeated calls, and those of two
+    backward passes through one forward pass, whose losses are taken for different ones.
+    """
     return Probe("gradient_norm", "gradient", lambda _, gradient: gradient_norm(gradient), squares=True)

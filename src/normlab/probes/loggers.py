@@ -6,6 +6,7 @@ import csv
 import json
 import logging
 import math
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -18,7 +19,7 @@ from normlab.errors import SpecError, came
 
 @runtime_checkable
 class Logger(Protocol):
-    """Takes the values of one step."""
+    """Takes the values of one step. What it raises becomes a warning, once, and training goes on."""
 
     def log(self, values: dict[str, float], step: int, /) -> Any:
         """Keep them; keys are `norm/<module>/<probe>`."""
@@ -71,9 +72,14 @@ class CSV:
 
 
 class TensorBoard:
-    """Scalars of a `torch.utils.tensorboard.SummaryWriter`, or any writer with its `add_scalar`."""
+    """Scalars of a `torch.utils.tensorboard.SummaryWriter`, or any writer with its `add_scalar`.
+
+    Raises:
+        SpecError: it has no such method.
+    """
 
     def __init__(self, writer: Any) -> None:
+        _check_methods(self, writer, "add_scalar")
         self.writer = writer
 
     def log(self, values: dict[str, float], step: int) -> None:
@@ -83,9 +89,14 @@ class TensorBoard:
 
 
 class WandB:
-    """Metrics of a W&B run, with `norm/step` as their axis: the run's own step stays the user's."""
+    """Metrics of a W&B run, with `norm/step` as their axis: the run's own step stays the user's.
+
+    Raises:
+        SpecError: it has no `define_metric` and `log`.
+    """
 
     def __init__(self, run: Any) -> None:
+        _check_methods(self, run, "define_metric", "log")
         self.run = run
         run.define_metric("norm/*", step_metric="norm/step")
 
@@ -95,9 +106,14 @@ class WandB:
 
 
 class MLflow:
-    """Metrics of the active MLflow run: `MLflow(mlflow)`, or any object with its `log_metrics`."""
+    """Metrics of the active MLflow run: `MLflow(mlflow)`, or any object with its `log_metrics`.
+
+    Raises:
+        SpecError: it has no such method.
+    """
 
     def __init__(self, mlflow: Any) -> None:
+        _check_methods(self, mlflow, "log_metrics")
         self.mlflow = mlflow
 
     def log(self, values: dict[str, float], step: int) -> None:
@@ -126,6 +142,28 @@ def loggers(log: Log | None) -> list[Logger]:
     return found
 
 
+class Logs:
+    """Several loggers, of which one that raises ends no training: it warns, once."""
+
+    def __init__(self, loggers: Sequence[Logger]) -> None:
+        self.loggers = loggers
+        self._failed: set[int] = set()
+
+    def log(self, values: dict[str, float], step: int) -> None:
+        """Hand each of them a copy of the values."""
+        for logger in self.loggers:
+            try:
+                logger.log(dict(values), step)
+            except Exception as error:
+                if id(logger) not in self._failed:
+                    self._failed.add(id(logger))
+                    warnings.warn(
+                        f"{type(logger).__name__} failed at step {step}: {type(error).__name__}: {error}. Training "
+                        "goes on, and p.rows has all values; further failures of it are not told",
+                        stacklevel=2,
+                    )
+
+
 def _file(path: str | Path) -> JSONLines | CSV:
     kinds = {".jsonl": JSONLines, ".csv": CSV}
     suffix = Path(path).suffix.lower()
@@ -146,6 +184,12 @@ def _logger(one: Any) -> Logger:
 
 _WRAPS = {"add_scalar": "TensorBoard(writer)", "define_metric": "WandB(run)", "log_metrics": "MLflow(mlflow)"}
 """By a method that tells whose object it is."""
+
+
+def _check_methods(wrapper: object, held: object, *names: str) -> None:
+    lacking = [name for name in names if not callable(getattr(held, name, None))]
+    if lacking:
+        raise SpecError(f"{type(wrapper).__name__} takes an object with {' and '.join(names)}(...); got {came(held)}")
 
 
 def _writable(path: str | Path) -> Path:

@@ -14,7 +14,7 @@ def mean_cosine(x: Tensor) -> Tensor:
     An example that is 0 everywhere has cosine 0 with the others.
 
     Args:
-        x: activations [N, ...], after the nonlinearity.
+        x: activations [N, ...], after the nonlinearity where it is to count.
 
     Returns:
         [], from -1 / (N - 1) to 1; NaN for one example.

@@ -28,6 +28,7 @@ def probe(
     mode: Mode = "train",
     scaler: torch.amp.GradScaler | None = None,
     eager: bool = False,
+    manual: bool = False,
 ) -> Probing:
     """Measure quantities of a model's layers while the block lasts.
 
@@ -37,10 +38,16 @@ def probe(
 
     A step is what lies between two steps of the optimizer that holds the model's parameters; several passes in it, such
     as micro-batches, the two of SAM or those of a step that a GradScaler skips, count together. Of several optimizers
-    one of each makes a step. Without an optimizer of torch's, call `p.step()` at the end of each; without either, all
-    is step 0. The model trains as it would without, bit for bit: hooks are there in chosen steps only, only read, draw
-    no random numbers, and keep numbers and no activations. Passes that activation checkpointing repeats count once. All
-    is computed in float32 or wider.
+    that take turns the last one ends the step. Which is the last shows when each has stepped: where one steps several
+    times before another has done so at all, each of these is a step, and where the last one steps several times in a
+    row, always; `manual=True` tells it exactly. Without an optimizer of torch's, call `p.step()` at the end of each;
+    without either, all is step 0. The model trains as it would without, bit for bit: hooks are there in chosen steps
+    only, only read, draw no random numbers, and keep numbers and no activations. Passes that activation checkpointing
+    repeats count once. All is computed in float32 or wider.
+
+    What leaves a layer (`activation_variance`, `mean_cosine`, `stable_rank`) is measured behind the activation module
+    that takes it directly, which `p.places` names. Functional activations, such as `F.relu` and `torch.relu`, are not
+    seen: such layers are not in `p.places`, and are measured before the nonlinearity.
 
     Args:
         model: wrapped in DistributedDataParallel is as good; each process measures its own part of the batch.
@@ -55,6 +62,7 @@ def probe(
         scaler: of a training in float16: gradients are divided by its scale.
         eager: run the chosen steps of a compiled model uncompiled, since compiled code calls no hooks; they round
             otherwise than the others.
+        manual: steps end where `p.step()` is called, whatever optimizers do.
 
     Raises:
         UnknownName: no such probe, layer or mode.
@@ -68,4 +76,4 @@ def probe(
         require(scaler, torch.amp.GradScaler, "scaler is the GradScaler of the training")
     plan = make_plan(inner, probes, where, mode)
     compiled = eager and is_compiled(model)
-    return Probing(plan, Steps(every, steps, start), loggers(log), scaler=scaler, force_eager=compiled)
+    return Probing(plan, Steps(every, steps, start), loggers(log), scaler=scaler, force_eager=compiled, manual=manual)

@@ -13,7 +13,7 @@ def stable_rank(x: Tensor, *, normalize_rows: bool = True) -> Tensor:
     """|F|²_F / |F|²₂ = tr K / λ_max(K), where the rows of F are the flattened examples and K = F Fᵀ.
 
     Args:
-        x: activations [N, ...], after the nonlinearity.
+        x: activations [N, ...], after the nonlinearity where it is to count.
         normalize_rows: each example is divided by its 2-norm first, as the authors do, so that tr K = N; examples that
             are 0 everywhere count for nothing. False: |X|²_F / |X|²₂ of the matrix as it is.
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import TrainerCallback
 
-from normlab.errors import UnknownName
+from normlab.errors import SpecError, UnknownName
 from normlab.integrations.transformers import NormProbe, SAMTrainer
 from normlab.optim import SAM
 from tests.unit.integrations.hf import Classifier, InOrder, arguments, dicts
@@ -87,3 +87,8 @@ def test_unknown_names_are_told(tmp_path):
     fit, _ = trained(tmp_path, "gradient_nrm")
     with pytest.raises(UnknownName, match="unknown probe 'gradient_nrm'; did you mean 'gradient_norm'"):
         fit.train()
+
+
+def test_what_is_no_trainer_is_refused_at_once():
+    with pytest.raises(SpecError, match="takes the Trainer that it is added to first; got 'x'"):
+        NormProbe("x", "sigma")

@@ -191,6 +191,13 @@ def test_what_is_no_logger_is_refused_before_training(log, match, tmp_path, monk
         P.probe(network(), PROBES, log=log)
 
 
+@pytest.mark.parametrize("wrap", [P.TensorBoard, P.MLflow, P.WandB])
+@pytest.mark.parametrize("held", [5, None, "run"])
+def test_writers_without_the_methods_are_refused_when_they_are_wrapped(wrap, held):
+    with pytest.raises(SpecError, match=rf"{wrap.__name__} takes an object with .*\(\.\.\.\); got {held!r}"):
+        wrap(held)
+
+
 def test_nothing_is_written_where_nothing_is_measured(tmp_path):
     path = tmp_path / "probes.jsonl"
     with pytest.warns(UserWarning, match="measured nothing"), P.probe(network(), PROBES, log=path):

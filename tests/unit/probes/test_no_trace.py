@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import itertools
+import pickle
 import weakref
 from contextlib import suppress
 
@@ -35,30 +36,75 @@ def test_hooks_go_when_the_loop_raises():
     assert p.steps_done == 2
 
 
-def test_hooks_go_when_a_logger_raises():
+def test_a_logger_that_raises_ends_no_training():
     class Full:
         def log(self, values, step):
             raise OSError("disk full")
 
-    model = network()
-    with pytest.raises(OSError, match="disk full"), P.probe(model, EVERY, log=Full()):
-        train(model, 2)
+    model, after = network(), []
+    own = type("Own", (), {"log": lambda self, values, step: after.append(step)})()
+    told = pytest.warns(UserWarning, match="Full failed at step 0: OSError: disk full. Training goes on")
+    with told as warned, P.probe(model, "sigma", log=[Full(), own]) as p:
+        train(model, 3)
+    assert len(warned) == 1
+    assert [row["step"] for row in p.rows] == after == [0, 1, 2]
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
-def test_copies_made_inside_are_free_of_probes():
-    model = network()
-    with P.probe(model, EVERY) as p:
-        copied = copy.deepcopy(model)
+class Plain(nn.Module):
+    """Pickles by its name."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm, self.act = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.act(self.norm(self.conv(x)))
+
+
+def noted(module: nn.Module, args: tuple[torch.Tensor]) -> None:
+    """A hook of the user, which copies keep."""
+
+
+HOOKS = [name for name in vars(nn.Linear(1, 1)) if "hooks" in name]
+
+
+def test_copies_made_inside_are_free_of_hooks():
+    model = Plain()
+    model.norm.register_forward_pre_hook(noted)
+    before = {name: set(vars(m)) for name, m in model.named_modules()}
+    weights = copy.deepcopy(model.state_dict())
+    with P.probe(model, EVERY) as p, P.probe(model, "sigma", steps=[0]):
         file = io.BytesIO()
         torch.save(model, file)
         file.seek(0)
-        loaded = torch.load(file, weights_only=False)
-        train(model, 1)
+        twins = [copy.deepcopy(model), pickle.loads(pickle.dumps(model)), torch.load(file, weights_only=False)]
+        twins += [copy.deepcopy(nn.Sequential(model))[0]]
+        model(batch()[0]).sum().backward()
     rows = len(p.rows)
-    for twin in (copied, loaded):
-        train(twin, 1)
-    assert len(p.rows) == rows
+    for twin in twins:
+        left = [hook for m in twin.modules() for name in HOOKS for hook in (getattr(m, name) or {}).values()]
+        assert left == [noted]
+        assert {name: set(vars(m)) for name, m in twin.named_modules()} == before
+        assert all(torch.equal(value, weights[name]) for name, value in twin.state_dict().items())
+        twin(batch()[0])
+        twin.norm._forward_pre_hooks.clear()
+        assert torch.equal(torch.jit.script(twin)(batch()[0]), twin(batch()[0]))
+    assert len(p.rows) == rows == 1
+    assert {name: set(vars(m)) for name, m in model.named_modules()} == before
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_copies_are_free_of_the_hooks_of_one_of_two_that_are_left(first):
+    model = Plain()
+    two = [P.probe(model, "sigma"), P.probe(model, "stable_rank")]
+    for p in two:
+        p.__enter__()
+    two[first].close()
+    twin = copy.deepcopy(model)
+    two[1 - first].close()
+    assert not any(getattr(m, name) for m in twin.modules() for name in HOOKS)
+    assert not any("__reduce_ex__" in vars(m) for m in model.modules())
 
 
 def test_two_at_once_do_not_see_each_other():

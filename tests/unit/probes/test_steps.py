@@ -133,29 +133,6 @@ def test_steps_are_not_counted_twice():
     assert [row["step"] for row in p.rows] == [0]
 
 
-def test_alternating_optimizers_of_a_gan():
-    """By itself the discriminator has its own steps; in a module of both, an iteration is one, or each of its steps."""
-    generator, discriminator = network(), network()
-    both = nn.ModuleList([generator, discriminator])
-    learns, judges = (torch.optim.SGD(part.parameters(), lr=0.1) for part in both)
-
-    def iterations(number, judged):
-        for _ in range(number):
-            for _ in range(judged):
-                loss_of(discriminator).backward()
-                judges.step()
-            loss_of(generator).backward()
-            learns.step()
-
-    with P.probe(discriminator, "gradient_norm") as p:
-        iterations(3, judged=2)
-    assert p.steps_done == 6
-    for judged, steps in ((1, 3), (5, 15)):
-        with P.probe(both, "gradient_norm") as p:
-            iterations(3, judged)
-        assert p.steps_done == steps
-
-
 def test_an_optimizer_that_restores_the_weights_itself():
     """The two-pass SAM that is copied from one repository to the next: an optimizer whose `base_optimizer` steps."""
 

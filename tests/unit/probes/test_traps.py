@@ -215,3 +215,26 @@ def test_a_shared_norm_that_an_activation_follows_once_is_measured_over_both_cal
     expected = (y.relu().var(0).mean() + y.var(0).mean()).item() / 2
     assert all(math.isclose(row["norm/norm/activation_variance"], expected, rel_tol=1e-4) for row in p.rows)
     assert not p.places
+
+
+def test_two_backward_passes_through_one_forward_pass_are_two():
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+    x = torch.randn(8, 4)
+    with P.probe(model, "gradient_norm") as p:
+        model(x).pow(3).sum().backward()
+    with P.probe(model, "gradient_norm") as q:
+        loss = model(x).pow(3).sum()
+        loss.backward(retain_graph=True)
+        loss.backward()
+    assert math.isclose(q.last["norm/1/gradient_norm"], 2**0.5 * p.last["norm/1/gradient_norm"], rel_tol=1e-4)
+
+
+def test_a_layer_that_is_replaced_inside_the_block_is_said_to_be():
+    model = network()
+    told = pytest.warns(UserWarning, match="^1: replaced or removed inside the block, .* from step 2 on")
+    with told as warned, P.probe(model, "sigma") as p:
+        train(model, 2)
+        model[1] = nn.BatchNorm2d(6)
+        train(model, 3)
+    assert len(warned) == 1
+    assert ["norm/1/sigma" in row for row in p.rows] == [True, True, False, False, False]

@@ -17,6 +17,7 @@ _ACTIVATIONS = (
     "transformers.activations",
     "normlab.layers.scaled_relu",
 )
+_BACKWARD_HOOK = "BackwardHookFunctionBackward"
 _NO_ACTIVATIONS = (nn.MultiheadAttention, nn.Softmax, nn.Softmax2d, nn.LogSoftmax, nn.Softmin)
 
 
@@ -40,14 +41,43 @@ def _nothing(*_: Any) -> None:
 
 
 class Left:
-    """A tensor that has left a layer, which is not kept alive."""
+    """A tensor that has left a layer, which is not kept alive.
 
-    def __init__(self, y: Tensor) -> None:
+    Args:
+        module: the layer. Where it has full backward hooks, torch hands on another tensor with the same values, whose
+            node comes right after that of y.
+    """
+
+    def __init__(self, y: Tensor, module: nn.Module) -> None:
         self._y, self._version = weakref.ref(y), _version(y)
+        self.node = y.grad_fn if _replaces_output(module) else None
+
+    @property
+    def key(self) -> int:
+        """What `arriving` gives of the tensor that reaches the next module."""
+        return id(self._y()) if self.node is None else id(self.node)
 
     def reaches(self, x: object) -> bool:
         """Is x that tensor, with the same values? Where torch does not count changes in place, it may not be."""
-        return isinstance(x, Tensor) and self._y() is x and self._version is not None and _version(x) == self._version
+        if not isinstance(x, Tensor) or self._version is None or _version(x) != self._version:
+            return False
+        return self._y() is x if self.node is None else self.node is _behind(x)
+
+
+def arriving(x: object) -> int:
+    """The key of the `Left` that x may be."""
+    node = _behind(x)
+    return id(x) if node is None else id(node)
+
+
+def _behind(x: object) -> Any:
+    """The node before the one by which torch calls full backward hooks; None where there are none."""
+    node = x.grad_fn if isinstance(x, Tensor) else None
+    return node.next_functions[0][0] if node is not None and node.name() == _BACKWARD_HOOK else None
+
+
+def _replaces_output(module: nn.Module) -> bool:
+    return bool(module.__dict__["_backward_hooks"] or module.__dict__["_backward_pre_hooks"])
 
 
 def _version(x: Tensor) -> int | None:

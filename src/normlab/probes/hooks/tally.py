@@ -48,6 +48,14 @@ class Tally:
         self.weight += self.open_weight
         self.open, self.open_weight = None, 0
 
+    def join(self, other: Tally) -> None:
+        """Count the passes of a later part of the step as well."""
+        self.settle()
+        other.settle()
+        for name, term in other.sums.items():
+            self.sums[name] = self.sums[name] + term if name in self.sums else term
+        self.weight += other.weight
+
     def results(self) -> dict[str, Tensor]:
         """The values of the step by part, "" where there are no parts; empty if there was no pass."""
         self.settle()

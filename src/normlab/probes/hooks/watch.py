@@ -16,8 +16,9 @@ from normlab.functional.normalize import full_precision
 from normlab.layers.circumstances import in_backward
 from normlab.probes.base import Place, Probe, Target
 from normlab.probes.cosine_matrix import cosine_matrix
+from normlab.probes.hooks.copies import keep_out_of_copies
 from normlab.probes.hooks.plan import Key, Plan
-from normlab.probes.hooks.seen import Hook, Left, first_tensor, is_activation, unfit
+from normlab.probes.hooks.seen import Hook, Left, arriving, first_tensor, is_activation, unfit
 from normlab.probes.hooks.tally import Tally
 from normlab.probes.standard import standard
 
@@ -32,6 +33,7 @@ class Watch:
     Attributes:
         reasons: by name of a target, why a pass could not be measured, or has no gradient.
         reached: names of the targets that were called.
+        scale: of the loss in this step, where it is known already.
         passes: of the model itself. others: passes of it in the other mode, which are not measured.
     """
 
@@ -43,6 +45,7 @@ class Watch:
         self.reasons: dict[str, str] = {}
         self.reached: set[str] = set()
         self.passes = self.others = 0
+        self.scale: float | None = None
         self._hooks = ExitStack()
         self._fresh: dict[int, tuple[Left, Target]] = {}
         self._taken: dict[int, Target] = {}
@@ -54,6 +57,8 @@ class Watch:
         """Put the hooks on."""
         add = self._hooks.callback
         model = self.plan.model
+        for module in model.modules():
+            add(keep_out_of_copies(module))  # which ends after the hooks are off
         add(model.register_forward_pre_hook(Hook(self._count), prepend=True).remove)
         for target, probes in self.plan.probes.items():
             places = {probe.place for probe in probes}
@@ -74,6 +79,18 @@ class Watch:
         self._fresh.clear()
         self._taken.clear()
         self._note_followers()
+
+    def join(self, other: Watch) -> None:
+        """Add what another one has measured later in the same step."""
+        for target, probes in self.plan.probes.items():
+            for probe in probes:
+                mine, more = (watch.tallies[target.name, probe.name] for watch in (self, other))
+                if probe.place != "parameters" or not mine.weight:  # those count before the first pass
+                    mine.join(more)
+        self.reasons |= other.reasons
+        self.reached |= other.reached
+        self.passes += other.passes
+        self.others += other.others
 
     def _note_followers(self) -> None:
         """An activation follows a layer if it has taken the output of each of its calls in this step."""
@@ -133,7 +150,8 @@ class Watch:
         if not self.plan.at(target, *_AFTER) or in_backward() or not self._can_measure(target, y):
             return
         assert y is not None
-        self._fresh[id(y)] = Left(y), target
+        left = Left(y, target.module)
+        self._fresh[left.key] = left, target
         self._outputs[target.name] += 1
         if target.name not in self.plan.followed:  # where it is, once behind the activation is enough
             self._after(target, y, replaces=False)
@@ -165,7 +183,7 @@ class Watch:
 
     def _entering_activation(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         x = first_tensor(args)
-        found = self._fresh.pop(id(x), None)
+        found = self._fresh.pop(arriving(x), None)
         if found is not None and found[0].reaches(x):
             self._taken[id(module)] = found[1]
 

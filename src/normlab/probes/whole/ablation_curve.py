@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from normlab.errors import SpecError
+from normlab.errors import SpecError, came, require
 from normlab.probes.whole.clamp import Accuracy, Fill, clamped
 from normlab.seeding import Streams
 
@@ -68,8 +68,9 @@ def ablation_curve(
         SpecError: `accuracy` is no function, or does not call the layer, whose output has to be a tensor with channels;
             orders, points or a fill that are none.
     """
-    if points is not None and points < 2:
-        raise SpecError(f"points={points} should be 2 or more, the intact network and the one without the layer")
+    require(seed, int, "seed is an integer")
+    if points is not None and not (isinstance(points, int) and points >= 2):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise SpecError(f"points={came(points)} should be 2 or more, the intact network and the one without the layer")
     with clamped(model, layer, accuracy) as clamp:
         intact = clamp.begin(fill)
         c = clamp.channels
@@ -84,7 +85,12 @@ def _orders(orders: int | Sequence[Sequence[int]], c: int, layer: str, seed: int
         numbers = range(orders)
         found = [Streams(seed).numpy("probe", "ablation", layer, k).permutation(c).tolist() for k in numbers]
     else:
-        found = [list(map(int, order)) for order in orders]
+        try:
+            found = [list(map(int, order)) for order in orders]
+        except (TypeError, ValueError):
+            found = []
     if not found or any(sorted(order) != list(range(c)) for order in found):
-        raise SpecError(f"orders={orders!r} should be a number of orders, or orders of the {c} channels of {layer!r}")
+        raise SpecError(
+            f"orders={came(orders)} should be a number of orders, or orders of the {c} channels of {layer!r}"
+        )
     return found

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from normlab.errors import SpecError
+from normlab.errors import SpecError, require
+from normlab.probes.whole.calls import require_values
 from normlab.surgery import norm_sites, stats_mode
 from normlab.surgery.statistics.kept import kept
 from normlab.surgery.trial import outputs
@@ -46,7 +47,9 @@ def batch_dependence(model: nn.Module, x: Tensor) -> BatchDependence:
     Raises:
         SpecError: a smaller batch; a model without a tensor in its output.
     """
-    n = len(x)
+    require_values(model)
+    require(x, Tensor, "x is a batch, a tensor")
+    n = len(x) if x.dim() else 0
     if n < 4:
         raise SpecError(f"a batch of {n} cannot be halved to batches of 2 or more: give 4 examples or more")
     tracked = any(kept(site.module) is not None for site in norm_sites(model))

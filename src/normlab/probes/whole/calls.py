@@ -9,10 +9,34 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from normlab.errors import SpecError, require
+from normlab.surgery.statistics.borrow import require_shapes
+
 
 def uncompiled() -> AbstractContextManager[Any]:
     """While it lasts, compiled models run eagerly, since compiled code calls no hooks."""
     return torch.compiler.set_stance("force_eager")
+
+
+def require_values(model: object) -> None:
+    """Refuse what is no module, or has parameters or buffers without values: lazy ones, or those on the meta device.
+
+    Raises:
+        SpecError: says which.
+    """
+    require(model, nn.Module, "the model is a torch module")
+    assert isinstance(model, nn.Module)
+    require_shapes(model)
+    if any(value.is_meta for value in (*model.parameters(), *model.buffers())):
+        raise SpecError(f"{type(model).__name__} is on the meta device, where nothing is computed")
+
+
+def as_number(value: Any) -> float:
+    """The value, or NaN where it is no number."""
+    try:
+        return float("nan") if isinstance(value, (str, bytes)) else float(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        return float("nan")
 
 
 def call_order(model: nn.Module, run: Callable[[], Any]) -> list[str]:

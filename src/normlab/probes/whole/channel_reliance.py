@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Integral
+from types import NoneType
 
 import torch
 from torch import Tensor, nn
 
-from normlab.errors import SpecError
+from normlab.errors import SpecError, came, require
 from normlab.probes.whole.clamp import Accuracy, Fill, clamped
 
 
@@ -52,10 +54,13 @@ def channel_reliance(
     Raises:
         as `ablation_curve`.
     """
+    require(channels, (Iterable, NoneType), "channels is a list of numbers, or None for all")
     with clamped(model, layer, accuracy) as clamp:
         intact = clamp.begin(fill)
-        chosen = tuple(range(clamp.channels)) if channels is None else tuple(channels)
-        if not chosen or not all(0 <= channel < clamp.channels for channel in chosen):
-            raise SpecError(f"channels={list(chosen)} should be from 0 to {clamp.channels - 1}, those of {layer!r}")
+        every = range(clamp.channels)
+        chosen = tuple(every if channels is None else channels)
+        if not chosen or not all(isinstance(channel, Integral) and channel in every for channel in chosen):
+            wanted = f"should be a list of numbers from 0 to {clamp.channels - 1}, the channels of {layer!r}"
+            raise SpecError(f"channels={came(channels)} {wanted}")
         drops = [intact - clamp.accuracy_without([channel]) for channel in chosen]
     return ChannelReliance(clamp.place, intact, chosen, torch.tensor(drops, dtype=torch.float64))

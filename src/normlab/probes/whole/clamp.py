@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal, get_args
@@ -9,11 +10,12 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from normlab.errors import SpecError, UnknownName, came, require
+from normlab.errors import SpecError, UnknownName, came
 from normlab.probes.base import Target
 from normlab.probes.hooks.seen import Left, is_activation
-from normlab.probes.whole.calls import uncompiled
+from normlab.probes.whole.calls import require_values, uncompiled
 from normlab.surgery import frozen_stats, norm_type
+from normlab.surgery.conversion.adapt import features
 
 Accuracy = Callable[[], float]
 Fill = Literal["zero", "mean"]
@@ -28,7 +30,7 @@ class Clamp:
 
     def __init__(self, target: Target, accuracy: Accuracy) -> None:
         self.target, self._accuracy = target, accuracy
-        self.channels = 0
+        self.channels, self._channel = 0, _channel(target)
         self._chosen: Tensor | None = None
         self._values: Tensor | None = None
         self._total, self._count = torch.zeros((), dtype=torch.float64), 0
@@ -46,16 +48,16 @@ class Clamp:
         """The accuracy of the intact network, which shows where to hold; a second run of it shows what the means are.
 
         Raises:
-            SpecError: no such fill; the layer is not called, or its output has no channels.
+            SpecError: no such fill; the layer is not called, or its output has no channels; no number comes back.
         """
         if fill not in get_args(Fill):
             raise SpecError(f"fill={fill!r} should be 'zero' or 'mean'")
-        intact = float(self._accuracy())
+        intact = self._evaluate()
         if not self.channels:
             raise SpecError(f"accuracy() does not call {self.target.name!r}, so nothing of it can be clamped")
         if fill == "mean":
             self._summing = True
-            self._accuracy()
+            self._evaluate()
             self._summing, self._values = False, self._total / self._count
         return intact
 
@@ -63,16 +65,16 @@ class Clamp:
         """The accuracy while these channels are held."""
         self._chosen = torch.tensor(list(channels))
         try:
-            return float(self._accuracy())
+            return self._evaluate()
         finally:
             self._chosen = None
 
-    def leaving(self, _: nn.Module, __: Any, y: Any) -> Tensor | None:
+    def leaving(self, module: nn.Module, _: Any, y: Any) -> Tensor | None:
         """Hook of the layer."""
         if not isinstance(y, Tensor) or y.dim() < 2:
             raise SpecError(f"the output of {self.target.name!r} is no tensor [N, C, ...]: choose another layer")
-        self.channels = y.shape[self.target.channel]
-        self._newest = Left(y)
+        self.channels = y.shape[self._channel]
+        self._newest = Left(y, module)
         return self._held(y) if self._follower is None else None
 
     def entering_activation(self, module: nn.Module, args: tuple[Any, ...]) -> None:
@@ -91,8 +93,15 @@ class Clamp:
 
         return hook
 
+    def _evaluate(self) -> float:
+        found: Any = self._accuracy()
+        one = isinstance(found, Tensor) and found.numel() == 1
+        if not one and not isinstance(found, numbers.Real):
+            raise SpecError(f"accuracy() should give one number, the accuracy of the model on data; got {came(found)}")
+        return float(found)
+
     def _held(self, y: Tensor) -> Tensor | None:
-        channel = self.target.channel % y.dim()
+        channel = self._channel % y.dim()
         if self._summing:
             dims = [dim for dim in range(y.dim()) if dim != channel]
             self._total = self._total.to(y.device) + y.double().sum(dims)
@@ -109,6 +118,12 @@ class Clamp:
         return held
 
 
+def _channel(target: Target) -> int:
+    """The dimension of channels of what comes out: a norm that `convert` exchanged gives the layout of the old one."""
+    outside = features(target.module)
+    return target.channel if outside is None else -1 if outside == "last" else 1
+
+
 @contextmanager
 def clamped(model: nn.Module, layer: str, accuracy: Accuracy) -> Generator[Clamp]:
     """While it lasts, the model is in eval mode, without autograd, and its channels can be held.
@@ -117,12 +132,12 @@ def clamped(model: nn.Module, layer: str, accuracy: Accuracy) -> Generator[Clamp
         UnknownName: no such layer.
         SpecError: `accuracy` is no function.
     """
-    require(model, nn.Module, "the model is a torch module")
+    require_values(model)
     if not callable(accuracy):
         raise SpecError(f"accuracy is a function that evaluates the model; got {came(accuracy)}")
     modules = dict(model.named_modules())
     if layer not in modules:
-        raise UnknownName("layer", layer, modules)
+        raise UnknownName("layer", layer, filter(None, modules))
     clamp = Clamp(Target(layer, modules[layer], norm_type(modules[layer])), accuracy)
     flags = [(module, module.training) for module in modules.values()]
     with ExitStack() as stack:

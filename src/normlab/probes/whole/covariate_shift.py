@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from normlab.errors import SpecError
-from normlab.probes.whole.calls import call_order
+from normlab.errors import SpecError, came
+from normlab.probes.whole.calls import as_number, call_order
 from normlab.probes.whole.surface import Loss, cosine, difference, norm_of, surface
 
 
@@ -40,10 +40,10 @@ def internal_covariate_shift(model: nn.Module, loss: Loss, *, lr: float, trainin
         training: norms use the batch, and their running statistics stay; False for eval mode.
 
     Raises:
-        SpecError: see `surface`; lr is no number.
+        SpecError: see `surface`; lr is no number, 0 or more.
     """
-    if not abs(lr) < float("inf"):
-        raise SpecError(f"lr={lr} should be a number, the size of the step that the layers take")
+    if not 0 <= as_number(lr) < float("inf"):
+        raise SpecError(f"lr={came(lr)} should be a number, 0 or more, the size of the step that the layers take")
     shifts: list[float] = []
     cosines: list[float] = []
     norms: list[float] = []

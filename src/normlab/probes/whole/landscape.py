@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from torch import nn
 
-from normlab.errors import SpecError
+from normlab.errors import SpecError, came, require
+from normlab.probes.whole.calls import as_number
 from normlab.probes.whole.surface import Loss, cosine, difference, norm_of, surface
 
 LR = 0.1
@@ -76,9 +77,10 @@ def landscape(
     Raises:
         SpecError: see `surface`; a step of 0; a gradient of 0, along which nothing changes.
     """
-    sizes = tuple(float(eta) for eta in step_sizes)
+    require(step_sizes, Iterable, "step_sizes is a list of numbers")
+    sizes = tuple(map(as_number, step_sizes))
     if not sizes or not all(0 < abs(eta) < float("inf") for eta in sizes):
-        raise SpecError(f"step_sizes={list(sizes)} should be one number or more, none of them 0")
+        raise SpecError(f"step_sizes={came(step_sizes)} should be a list of one number or more, none of them 0")
     losses: list[float] = []
     differences: list[float] = []
     cosines: list[float] = []

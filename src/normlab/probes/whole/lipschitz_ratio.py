@@ -14,6 +14,7 @@ from normlab.functional.normalize import full_precision
 from normlab.probes.base import wide
 from normlab.probes.whole.surface import Loss, surface
 from normlab.surgery import norm_sites
+from normlab.surgery.conversion.adapt import finish
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,13 @@ def lipschitz_ratios(model: nn.Module, loss: Loss, *, training: bool = True) -> 
     Source: both sides of theorem 4.1 of Santurkar et al., arXiv:1805.11604.
     """
     squares: dict[str, tuple[float, float]] = {}
+    sites = norm_sites(model)
     with ExitStack() as hooks, surface(model, loss, training=training) as around:
-        for site in norm_sites(model):
+        for site in sites:
             hooks.callback(site.module.register_forward_hook(_watch(site.name, squares), with_kwargs=True).remove)
         around.gradient()
-    return [LipschitzRatio(name, before**0.5, after**0.5) for name, (before, after) in squares.items()]
+    reached = [(site.name, *squares[site.name]) for site in sites if site.name in squares]
+    return [LipschitzRatio(name, before**0.5, after**0.5) for name, before, after in reached]
 
 
 def _watch(name: str, squares: dict[str, tuple[float, float]]) -> Callable[..., None]:
@@ -77,5 +80,7 @@ def _through(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], d
     leaf = args[0].detach().requires_grad_()
     with torch.enable_grad(), full_precision(leaf):
         y = module.forward(leaf, *args[1:], **kwargs)  # without hooks, of which this one is
+        if finish in vars(module)["_forward_hooks"].values():  # but for that of `convert`, which is part of the layer
+            y = finish(module, (leaf, *args[1:]), y)
         (dx,) = torch.autograd.grad(y, leaf, delta.to(y.dtype))
     return dx

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normlab.errors import SpecError
+from normlab.errors import SpecError, came, require
 from normlab.probes.base import Target, wide
 from normlab.probes.standard import standard, why_not
 from normlab.probes.whole.surface import Loss, surface
@@ -48,19 +48,36 @@ def regularisation_strength(
         preactivation: h̄, normalized by population moments, after γ and β: [n], or [n, C] for C units.
         batch_size: M. excess_kurtosis: ρ of what is normalized. fisher: I(γ). [] or [C] each.
 
+    Raises:
+        SpecError: no values, or numbers that are none or do not fit them; a fisher below 0.
+
     Source: Luo et al., ICLR 2019 (arXiv:1809.00846), as remembered: its text could not be compared.
     """
-    if batch_size < 1:
-        raise SpecError(f"batch_size={batch_size} should be a number of examples, 1 or more")
+    if not isinstance(batch_size, int) or batch_size < 1:  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise SpecError(f"batch_size={came(batch_size)} should be a number of examples, 1 or more")
+    require(preactivation, Tensor, "preactivation is a tensor, [n] or [n, C]")
+    if preactivation.dim() not in (1, 2) or not preactivation.numel():
+        raise SpecError(f"preactivation should be values, [n] or [n, C]; got {list(preactivation.shape)}")
     h = wide(preactivation)
-    rho = torch.as_tensor(excess_kurtosis, dtype=h.dtype, device=h.device)
-    information = torch.as_tensor(fisher, dtype=h.dtype, device=h.device)
+    rho, information = _of_units("excess_kurtosis", excess_kurtosis, h), _of_units("fisher", fisher, h)
+    if bool((information < 0).any()):
+        raise SpecError(f"fisher={came(fisher)} should be 0 or more, a mean of squares")
     return Strength(
         (rho + 2) / (8 * batch_size) * information,
         h.sigmoid().mean(0) / (2 * batch_size),
         (rho + 2) / (4 * batch_size),
         torch.full_like(rho, 1 / batch_size),
     )
+
+
+def _of_units(name: str, value: Any, h: Tensor) -> Tensor:
+    try:
+        found = torch.as_tensor(value, dtype=h.dtype, device=h.device)
+    except (TypeError, ValueError, RuntimeError):
+        raise SpecError(f"{name} should be numbers, [] or [C]; got {came(value)}") from None
+    if found.shape not in (torch.Size(()), h.shape[1:]):
+        raise SpecError(f"{name} should be [] or {list(h.shape[1:])}, as the units are; got {list(found.shape)}")
+    return found
 
 
 @dataclass(frozen=True)
@@ -96,7 +113,8 @@ def layer_strengths(model: nn.Module, loss: Loss, *, batch_size: int | None = No
     chosen = [at for at in chosen if why_not(at) is None and at.affine().weight is not None]
     with ExitStack() as hooks, surface(model, loss, training=True) as around:
         for at in chosen:
-            hooks.callback(at.module.register_forward_hook(_watch(at, found, batch_size)).remove)
+            watch = _watch(at, found, batch_size)  # before the hook that `convert` gives to what it exchanged
+            hooks.callback(at.module.register_forward_hook(watch, prepend=True).remove)
         around.gradient()
     if not found:
         raise SpecError("no batch normalization with a weight was reached by a gradient")

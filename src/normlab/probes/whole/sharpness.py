@@ -7,7 +7,8 @@ from typing import Literal, get_args
 
 from torch import Tensor, nn
 
-from normlab.errors import SpecError, UnknownName
+from normlab.errors import SpecError, UnknownName, came
+from normlab.probes.whole.calls import as_number
 from normlab.probes.whole.surface import Loss, norm_of, surface
 from normlab.surgery import affine_params, norm_sites
 
@@ -57,8 +58,8 @@ def sharpness(
     """
     if scope not in get_args(Scope):
         raise UnknownName("scope", scope, get_args(Scope))
-    if not 0 <= rho < float("inf"):
-        raise SpecError(f"rho={rho} should be a number, 0 or more")
+    if not 0 <= as_number(rho) < float("inf"):
+        raise SpecError(f"rho={came(rho)} should be a number, 0 or more")
     with surface(model, loss, training=training) as around:
         names = _in_scope(model, around.parameters, scope)
         start, gradient = around.gradient(names)

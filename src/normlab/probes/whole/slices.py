@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from normlab.errors import SpecError
+from normlab.errors import SpecError, require
+from normlab.probes.whole.calls import as_number
 from normlab.probes.whole.surface import Loss, surface
 from normlab.seeding import Streams
 
@@ -52,7 +53,8 @@ def loss_slice(
         SpecError: see `surface`; numbers that make no slice; a model without matrices.
     """
     odd = isinstance(points, int) and points >= 3 and points % 2 == 1  # pyright: ignore[reportUnnecessaryIsInstance]
-    if dimensions not in (1, 2) or not odd or not 0 < radius < float("inf"):
+    require(seed, int, "seed is an integer")
+    if dimensions not in (1, 2) or not odd or not 0 < as_number(radius) < float("inf"):
         raise SpecError(
             f"dimensions={dimensions}, points={points}, radius={radius} should be 1 or 2, an odd number from 3 on, and "
             "a number above 0"
@@ -62,6 +64,7 @@ def loss_slice(
         if not directions[0]:
             raise SpecError(f"{type(model).__name__} trains no parameter of two dimensions or more")
         at = torch.linspace(-radius, radius, points, dtype=torch.float64)
+        at[points // 2] = 0  # which linspace misses by a rounding
         losses = torch.empty((points,) * dimensions, dtype=torch.float64)
         for place in torch.cartesian_prod(*[torch.arange(points)] * dimensions).reshape(-1, dimensions).tolist():
             shares = [float(at[i]) for i in place]

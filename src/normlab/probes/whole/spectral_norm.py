@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd  # pyright: ignore[reportPrivateUsage]
 
-from normlab.errors import SpecError
+from normlab.errors import SpecError, came
 from normlab.layers import ConvNorm
-from normlab.probes.whole.calls import input_shapes, uncompiled
+from normlab.probes.whole.calls import input_shapes, require_values, uncompiled
 from normlab.surgery import frozen_stats
 
 DENSE = 64
@@ -30,10 +30,13 @@ def spectral_norm(layer: nn.Module, shape: tuple[int, ...]) -> float:
         shape: of one example, [C, *S].
 
     Raises:
-        SpecError: the layer is not linear.
+        SpecError: the layer is not linear, has no values yet or some that are not finite, or takes no such shape.
 
     Source: the layerwise quantity of Liu et al., arXiv:2103.00673, sec. 3; computed by Lanczos' method (ARPACK).
     """
+    require_values(layer)
+    if not isinstance(shape, tuple | list) or not all(isinstance(n, int) and n > 0 for n in shape):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise SpecError(f"shape={came(shape)} should be the sizes of one example, (3, 32, 32) say")
     apply, transposed, size_in, size_out = _operator(layer, tuple(shape))
     if min(size_in, size_out) <= DENSE:
         columns = [apply(column) for column in np.eye(size_in)] if size_in <= size_out else None
@@ -55,8 +58,9 @@ def layerwise_spectral_norms(model: nn.Module, run: Callable[[], Any]) -> dict[s
         run: runs the model once, on anything of the right size.
 
     Raises:
-        SpecError: it calls no such layer.
+        SpecError: the model has no values yet; the run calls no such layer.
     """
+    require_values(model)
     layers = {name: m for name, m in model.named_modules() if isinstance(m, (nn.Linear, _ConvNd))}
     devices = sorted({p.device.index or 0 for p in model.parameters() if p.is_cuda})
     with torch.no_grad(), torch.random.fork_rng(devices), frozen_stats(model), uncompiled():
@@ -78,8 +82,7 @@ def _operator(layer: nn.Module, shape: tuple[int, ...]) -> tuple[Map, Map, int, 
     weight = next(twin.parameters(), None)
     device = "cpu" if weight is None else weight.device
     zero = torch.zeros(1, *shape, dtype=torch.float64, device=device)
-    with torch.no_grad():
-        offset = twin(zero)
+    offset = _at_zero(layer, twin, zero)
     sample = torch.linspace(-1, 1, zero.numel(), dtype=torch.float64, device=device).reshape(zero.shape)
     leaf = zero.clone().requires_grad_()
     with torch.enable_grad():
@@ -97,6 +100,21 @@ def _operator(layer: nn.Module, shape: tuple[int, ...]) -> tuple[Map, Map, int, 
 
     _check_linear(layer, twin, sample, offset)
     return apply, transposed, zero.numel(), offset.numel()
+
+
+def _at_zero(layer: nn.Module, twin: nn.Module, zero: Tensor) -> Tensor:
+    """What the layer adds to everything, its bias, where it takes this shape and gives finite numbers."""
+    try:
+        with torch.no_grad():
+            offset: Any = twin(zero)
+    except Exception as error:  # whatever a layer says of a shape that it does not take
+        text = (str(error).splitlines() or [type(error).__name__])[0]
+        raise SpecError(f"{type(layer).__name__} takes no example of shape {list(zero.shape[1:])}: {text}") from error
+    if not isinstance(offset, Tensor):
+        raise SpecError(f"{type(layer).__name__} gives no tensor; got {came(offset)}")
+    if not offset.isfinite().all():
+        raise SpecError(f"{type(layer).__name__} gives NaN or infinity: a weight of it is no finite number")
+    return offset
 
 
 def _check_linear(layer: nn.Module, twin: nn.Module, sample: Tensor, offset: Tensor) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normlab.errors import SpecError, came, require
-from normlab.probes.whole.calls import uncompiled
+from normlab.errors import SpecError, came
+from normlab.probes.whole.calls import require_values, uncompiled
 from normlab.surgery import frozen_stats
 
 Loss = Callable[[], Tensor]
@@ -75,9 +75,10 @@ def surface(model: nn.Module, loss: Loss, *, training: bool) -> Generator[Surfac
         loss: computes the loss of the model on a fixed batch: `lambda: cross_entropy(model(x), y)`.
 
     Raises:
-        SpecError: nothing in the model is trained; the loss is no number, or does not depend on the model.
+        SpecError: the model has no values yet, or none that are trained; the loss is no number, or does not depend on
+            the model.
     """
-    require(model, nn.Module, "the model is a torch module")
+    require_values(model)
     if not callable(loss):
         raise SpecError(f"loss is a function, as lambda: cross_entropy(model(x), y) is; got {came(loss)}")
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
