@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
-from normlab.errors import SpecError
+from normlab.errors import SpecError, came
 from normlab.inputs import (
     Forward,
     Inputs,
@@ -26,6 +26,7 @@ from normlab.inputs import (
 )
 from normlab.seeding import Streams
 
+OWN = "the model's own"  # as `loss_of` says it
 MOST = 16  # batches that are kept of a loader: training goes round in them
 UserLoss = Callable[[nn.Module, Any], Tensor]
 
@@ -40,6 +41,7 @@ class Batches:
         loss: what is minimised, in words.
         made_up: the labels are random numbers.
         own: the user's loss.
+        unused: labels that came and say nothing here, in words; empty if there are none.
     """
 
     inputs: tuple[Inputs, ...]
@@ -48,12 +50,14 @@ class Batches:
     device: torch.device
     made_up: bool = False
     own: UserLoss | None = None
+    unused: str = ""
 
     def loss_on(self, model: nn.Module, number: int) -> Tensor:
         """The loss [] on the batch of a step."""
         k = number % len(self.inputs)
         if self.own is not None:
-            return self.own(model, pytree.tree_map_only(Tensor, lambda x: x.to(self.device), self.inputs[k].batch))
+            batch = pytree.tree_map_only(Tensor, lambda x: x.to(self.device), self.inputs[k].batch)
+            return _number(self.own(model, batch))
         if self.labels is not None:
             scores = _scores(self.inputs[k].call(model, self.device))
             return F.cross_entropy(scores, self.labels[k].to(self.device))
@@ -104,21 +108,23 @@ def read_batches(
     if loss is not None:
         return Batches(inputs, None, "your own", device, own=loss)
     outputs = _outputs(model, inputs[0], device)
-    found, words = _loss_of(outputs)
-    if words == "the model's own":
-        return Batches(inputs, None, words, device)
+    found, words = _loss_of(model, outputs)
     labels = [_labels(model, one.batch) for one in inputs]
+    unused = next((_shown(one) for one in labels if one is not None), "")
+    if words.startswith(OWN):
+        return Batches(inputs, None, words, device, unused=unused)
     scores = _first(outputs)
     if scores is None or found is None:
         raise SpecError(f"{type(model).__name__} gives no tensor to make a loss of: loss=lambda model, batch: ... does")
     if scores.dim() != 2 or scores.shape[1] < 2:
-        return Batches(inputs, None, words, device)
+        return Batches(inputs, None, words.partition(";")[0] if unused else words, device, unused=unused)
     n, classes = scores.shape
-    given = [one for one in labels if one is not None and one.shape == (n,) and not one.is_floating_point()]
+    given = [one for one in labels if isinstance(one, Tensor) and one.shape == (n,) and not one.is_floating_point()]
     if len(given) == len(inputs):
         _check(given, classes)
         return Batches(inputs, tuple(given), "cross-entropy", device)
-    return Batches(inputs, _random(inputs, classes, seed), "cross-entropy with random labels", device, made_up=True)
+    labels = _random(inputs, classes, seed)
+    return Batches(inputs, labels, "cross-entropy with random labels", device, made_up=True, unused=unused)
 
 
 def _inputs(model: nn.Module, batch: Any, loader: Any, forward: Forward | None) -> Iterator[Inputs]:
@@ -157,20 +163,34 @@ def _outputs(model: nn.Module, inputs: Inputs, device: torch.device) -> Any:
             raise SpecError(f"the model does not run on the batch: {failure_text(error, inputs.size)}") from error
 
 
-def _loss_of(outputs: Any) -> tuple[Tensor | None, str]:
+def _loss_of(model: nn.Module, outputs: Any) -> tuple[Tensor | None, str]:
     found, words = loss_of(outputs)
     if found is None and _first(outputs) is not None:
+        if any(p.requires_grad for p in model.parameters()):
+            raise SpecError("what the model gives has no gradient: it is detached, or computed under torch.no_grad()")
         raise SpecError("no parameter of the model requires a gradient: it is frozen, and nothing can be trained")
     return found, words
 
 
-def _labels(model: nn.Module, batch: Any) -> Tensor | None:
+def _labels(model: nn.Module, batch: Any) -> Any:
     """What follows the values that the model must have."""
     taken = inputs_of(model)
     if not isinstance(batch, (tuple, list)) or len(batch) <= taken:
         return None
-    last = batch[taken]
-    return last if isinstance(last, Tensor) else None
+    return batch[taken]
+
+
+def _shown(labels: Any) -> str:
+    if not isinstance(labels, Tensor):
+        return f"a {type(labels).__name__}"
+    return f"{'x'.join(map(str, labels.shape))} of {str(labels.dtype).removeprefix('torch.')}"
+
+
+def _number(loss: Any) -> Tensor:
+    if not isinstance(loss, Tensor) or loss.numel() != 1:
+        found = list(loss.shape) if isinstance(loss, Tensor) else came(loss)
+        raise SpecError(f"loss(model, batch) should give one number as a tensor, as cross_entropy does; got {found}")
+    return loss.reshape(())
 
 
 def _first(outputs: Any) -> Tensor | None:

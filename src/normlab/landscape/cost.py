@@ -64,6 +64,7 @@ def estimate(model: nn.Module, batches: Batches, s: Settings) -> Cost:
     full += len(parts.SCOPES) * len(parts.RHOS) * ("sharpness" in s.parts)
     forward = at + few * ("ics" in s.parts) + len(parts.SCOPES) * len(parts.RHOS) * ("sharpness" in s.parts)
     forward += parts.SLICE_POINTS * ("slice" in s.parts) + parts.SURFACE_POINTS**2 * ("surface" in s.parts)
+    forward += len(batches.inputs) * (not s.as_they_are)  # for running statistics
     each = 2 + parts.ORDERS * (parts.ABLATION_POINTS - 1) + parts.CHANNELS
     ablated = "ablation" in s.parts and batches.classified
     evaluations = min(parts.LAYERS, len(norm_sites(model))) * each if ablated else 0

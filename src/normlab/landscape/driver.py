@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from normlab.errors import NormlabError, SpecError, require
+from normlab.errors import NormlabError, SpecError, came, require
 from normlab.inputs import Forward, alone, failure_text, inside, obstacle, sandbox, usable_device
 from normlab.inputs.running import is_out_of_memory
 from normlab.landscape.batches import Batches, UserLoss, read_batches
 from normlab.landscape.cost import estimate
 from normlab.landscape.fixed import Fixed
 from normlab.landscape.measure import Walk
-from normlab.landscape.parts import Settings, check, choose
+from normlab.landscape.parts import Settings, check, check_seed, choose
 from normlab.landscape.result import LandscapeReport, Track
 from normlab.surgery import convert, norm_sites
 from normlab.surgery.conversion.targets import read_target
@@ -51,6 +51,10 @@ def landscape(  # noqa: PLR0913 - one for each choice, all of them by name
     norm becomes the linear map that it is on the first batch, so both begin as the same function too, if the norms are
     BatchNorm: what differs is normalization alone. Training is plain gradient descent. The model is left as it was.
 
+    Curves, covariate shift, ratios and sharpness normalize by the batch. Accuracy, ablation and slices are those of
+    eval mode; running statistics, which lag behind the weights in training, are taken anew on the same batches before,
+    but for a trained model with `steps=0`.
+
     Args:
         model: with random weights, or a trained one: `steps=0` looks around the weights as they are.
         batch: as of `normlab.doctor`: a tensor, or a tuple with labels behind the inputs, or a dict, or a shape such
@@ -70,20 +74,24 @@ def landscape(  # noqa: PLR0913 - one for each choice, all of them by name
 
     Raises:
         UnknownName: no such part, or norm.
-        SpecError: a batch that is none, or holds NaN; a model that is frozen or does not run; out of memory.
+        SpecError: numbers that make no training; a batch that is none, or holds NaN; a loss that is no number; a model
+            that is frozen or does not run; out of memory.
 
     Source: Santurkar et al., arXiv:1805.11604, and what `normlab.probes` names.
     """
     started = time.perf_counter()
     require(model, nn.Module, "landscape takes a torch module")
     chosen = choose(only)
+    check(steps, points, lr)
+    check_seed(seed)
+    if loss is not None and not callable(loss):
+        raise SpecError(f"loss is a function of model and batch; got {came(loss)}")
     if against not in (None, NONE):
         read_target(against)  # a typo is told before the work
     inner = inside(model)
     if (reason := obstacle(inner)) is not None:
         raise SpecError(reason)
     settings = Settings(chosen, steps, points, float(lr), seed, _has_statistics(inner))
-    check(settings)
     home = next(chain(inner.parameters(), inner.buffers()), torch.empty(0)).device
     place = usable_device(device) or home
     notes: list[str] = []
@@ -92,6 +100,8 @@ def landscape(  # noqa: PLR0913 - one for each choice, all of them by name
         notes.append("no layer of this model is known to normalize: there is nothing to compare")
     with _memory(), alone(norm_sites(inner)):
         batches = read_batches(inner, batch, loader, forward=forward, loss=loss, device=place, seed=seed)
+        if batches.unused:
+            notes.append(f"the labels given, {batches.unused}, were not used: pass loss=lambda model, batch: ...")
         if "ablation" in chosen and not batches.classified:
             notes.append("no ablation: without labels there is no accuracy")
         cost = estimate(inner, batches, settings)

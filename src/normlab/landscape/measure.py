@@ -16,9 +16,15 @@ from normlab.landscape.parts import Settings
 from normlab.landscape.result import Track
 from normlab.layers import set_progress
 from normlab.probes.whole.calls import call_order
-from normlab.surgery import frozen_stats, norm_sites
+from normlab.surgery import frozen_stats, norm_sites, recalibrate
+from normlab.surgery.freeze import is_frozen
+from normlab.surgery.statistics.kept import keepers
 
 Tick = Callable[[], None]
+ANEW = (
+    "running statistics are taken anew on the batches of training for accuracy, ablation and slices, which are those "
+    "of eval mode; all else normalizes by the batch"
+)
 
 
 class Walk:
@@ -40,6 +46,8 @@ class Walk:
     def run(self, name: str) -> Track:
         """Train and measure; the name is that of the track."""
         diverged = self._train()
+        if diverged is None:
+            self._recalibrate(name)
         slice_, surface = (self._slice(name, dimensions, diverged) for dimensions in (1, 2))
         sharpness = {} if diverged is not None else self._sharpness()
         ablation, reliance = ((), ()) if diverged is not None else self._ablation(name)
@@ -90,12 +98,30 @@ class Walk:
             optimizer.step()
         return None
 
+    def _recalibrate(self, name: str) -> None:
+        """Eval mode is to show the weights, and not how far the running statistics lag behind them."""
+        used = self.batches.classified or {"slice", "surface"} & set(self.settings.parts)
+        movable = [site for site, _ in keepers(self.model) if not is_frozen(site.module)]
+        if self.settings.as_they_are or not used or not movable:
+            return
+        try:
+            every = range(len(self.batches.inputs))
+            recalibrate(self.model, every, forward=lambda _, number: self._loss(number)(), sync=False)
+        except SpecError as reason:
+            self.notes.append(f"running statistics of {name} are those of training, which lag behind: {reason}")
+            return
+        if ANEW not in self.notes:
+            self.notes.append(ANEW)
+
     def _measure(self, step: int) -> bool:
         """What is measured on the way; False where the loss is no number."""
         loss, chosen = self._loss(step), self.settings.parts
         with torch.no_grad(), frozen_stats(self.model):
-            if not math.isfinite(float(loss())):
-                return False
+            value = float(loss())
+        if not math.isfinite(value):
+            return False
+        if step == self.settings.steps:
+            self.losses.append(value)
         if "curves" in chosen:
             try:
                 self.curves[step] = P.landscape(self.model, loss, step_sizes=self.settings.step_sizes)
@@ -116,9 +142,7 @@ class Walk:
             return None
         s = self.settings
         try:
-            return P.loss_slice(
-                self.model, self._loss(0), dimensions=dimensions, points=points, seed=s.seed, training=s.by_batch
-            )
+            return P.loss_slice(self.model, self._loss(0), dimensions=dimensions, points=points, seed=s.seed)
         except SpecError as reason:
             if "two dimensions" not in str(reason):
                 raise

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from normlab.errors import SpecError, UnknownName
+from normlab.errors import SpecError, UnknownName, came, require
+from normlab.probes.whole.calls import as_number
 from normlab.probes.whole.landscape import SHARES
 
 PARTS = {
@@ -60,9 +61,9 @@ class Settings:
         return tuple(self.lr * share for share in SHARES)
 
     @property
-    def by_batch(self) -> bool:
-        """Slices normalize by the batch: running statistics of weights that nobody trained are those of no data."""
-        return self.steps == 0 and not self.trained
+    def as_they_are(self) -> bool:
+        """Running statistics are part of what is looked at; otherwise they lag behind, or are those of no data."""
+        return self.steps == 0 and self.trained
 
 
 def choose(only: str | Iterable[str] | None) -> tuple[str, ...]:
@@ -74,7 +75,8 @@ def choose(only: str | Iterable[str] | None) -> tuple[str, ...]:
     """
     if only is None:
         return tuple(PARTS)
-    asked = [name.strip() for name in (only.split(",") if isinstance(only, str) else only)]
+    require(only, Iterable, "only names parts, in a text with commas or a list")
+    asked = [str(name).strip() for name in (only.split(",") if isinstance(only, str) else only)]
     for name in filter(None, asked):
         if name not in PARTS:
             raise UnknownName("part of a landscape", name, PARTS)
@@ -83,9 +85,17 @@ def choose(only: str | Iterable[str] | None) -> tuple[str, ...]:
     return tuple(name for name in PARTS if name in asked)
 
 
-def check(settings: Settings) -> None:
+def check(steps: object, points: object, lr: object) -> None:
     """Raise SpecError for numbers that make no training."""
-    if settings.steps < 0 or settings.points < 1:
-        raise SpecError(f"steps={settings.steps} and points={settings.points} should be 0 or more, and 1 or more")
-    if not 0 < settings.lr < float("inf"):
-        raise SpecError(f"lr={settings.lr} should be a number above 0, the learning rate of plain gradient descent")
+    if not (isinstance(steps, int) and isinstance(points, int) and steps >= 0 and points >= 1):
+        raise SpecError(
+            f"steps={came(steps)} and points={came(points)} should be whole numbers, 0 or more, and 1 or more"
+        )
+    if not 0 < as_number(lr) < float("inf"):
+        raise SpecError(f"lr={came(lr)} should be a number above 0, the learning rate of plain gradient descent")
+
+
+def check_seed(seed: object) -> None:
+    """Raise SpecError for what torch takes as no seed."""
+    if not isinstance(seed, int) or not -(2**63) <= seed < 2**64:
+        raise SpecError(f"seed={came(seed)} should be a whole number, of 64 bits at most")

@@ -30,7 +30,8 @@ class Track:
     """One network, trained and measured.
 
     Args:
-        name: what normalizes it. losses: of training, by step. accuracy: on the data it was trained on, in %.
+        name: what normalizes it. losses: of training, before each step and after the last. accuracy: on the data it
+            was trained on, in %.
         diverged: the step at which the loss was no number any more; nothing is measured from there on.
         curves, ics, lipschitz: by step.
         slice, surface: around the last weights. sharpness: by scope, for growing ρ.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -18,26 +18,39 @@ if TYPE_CHECKING:
 
 Style = Literal["", "bold", "error", "warning", "dim"]
 Line = tuple[str, Style]
+Spell = Callable[[str], str]
+TABLE = 96  # columns that the table of curves takes
 
 
-def lines(report: LandscapeReport, width: int) -> Iterator[Line]:
-    """The report, with the style of each line."""
-    return ((line.replace(fmt.NBSP, " "), style) for line, style in _lines(report, width))
+def lines(report: LandscapeReport, width: int, spell: Spell = str) -> Iterator[Line]:
+    """The report, with the style of each line.
+
+    Args:
+        spell: gives a text in the characters that there are, which may be longer.
+    """
+    for text, style in _lines(report, width, spell):
+        spelled = fmt.NBSP.join(spell(part) for part in text.split(fmt.NBSP))
+        indent = " " * (4 if text.startswith(" ") else 0)
+        wrapped = textwrap.wrap(
+            spelled, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+        )
+        for line in wrapped or [""]:
+            yield line.replace(fmt.NBSP, " "), style
 
 
-def _lines(report: LandscapeReport, width: int) -> Iterator[Line]:
+def _lines(report: LandscapeReport, width: int, spell: Spell) -> Iterator[Line]:
     tracks = [track for track in (report.given, report.other) if track is not None]
-    yield from _wrapped(f"{report.subject}; {report.data}", width, "bold")
-    yield from _wrapped(verdict(report), width, "bold")
+    yield f"{report.subject}; {report.data}", "bold"
+    yield verdict(report), "bold"
     for track in tracks:
         if track.diverged is not None:
             words = f"{track.name}: the loss is no number at step {track.diverged}; nothing is known from there on"
-            yield from _wrapped(words, width, "error")
-    for paragraph in (_training(report), _curves(report), _ics(tracks), _lipschitz(tracks), _around(tracks)):
+            yield words, "error"
+    curves = _curves(report, width, spell)
+    for paragraph in (_training(report), curves, _ics(tracks), _lipschitz(tracks), _around(tracks), _ablation(tracks)):
         yield from _spaced(paragraph)
-    yield from _spaced(_ablation(tracks))
     for note in report.notes:
-        yield from _wrapped(note, width, "dim")
+        yield note, "dim"
     yield f"{fmt.duration(report.seconds)}; all figures are medians where they are of several", "dim"
 
 
@@ -48,17 +61,23 @@ def verdict(report: LandscapeReport) -> str:
     by_step, by_loss = report.factors(), report.factors_at_equal_loss()
     if not by_step:
         return "No curves were measured of both networks: which is smoother is not known."
+    if not _known(by_step):
+        return "No curve has numbers that can be compared: which network is smoother is not known."
     given, other = report.given.name, report.other.name
-    found = f"Step by step {given} {_judged(by_step, other)}."
+    found = f"In this run, step by step {given} {_judged(by_step, other)}."
     if report.settings.steps == 0:
         return found
     if not by_loss:
         return f"{found} The two never have the same loss."
-    return f"{found} At equal loss it {_judged(by_loss, other)}."
+    return f"{found} At equal loss {f'it {_judged(by_loss, other)}' if _known(by_loss) else 'nothing is known'}."
+
+
+def _known(factors: dict[str, Factor]) -> list[Factor]:
+    return [factor for factor in factors.values() if not math.isnan(factor.median)]
 
 
 def _judged(factors: dict[str, Factor], other: str) -> str:
-    signs = {_sign(factor.median) for factor in factors.values()}
+    signs = {_sign(factor.median) for factor in _known(factors)}
     if signs <= {1, 0} and 1 in signs:
         start = f"is smoother than {other}"
     elif signs <= {-1, 0} and -1 in signs:
@@ -86,7 +105,7 @@ def times(median: float) -> str:
 
 
 def _sign(median: float) -> int:
-    return 0 if math.isnan(median) or 1 / ALIKE < median < ALIKE else 1 if median > 1 else -1
+    return 0 if 1 / ALIKE < median < ALIKE else 1 if median > 1 else -1
 
 
 def number(value: float) -> str:
@@ -104,10 +123,12 @@ def _training(report: LandscapeReport) -> Iterator[Line]:
     for track in (report.given, report.other):
         if track is not None and track.losses:
             right = "" if track.accuracy is None else f"; {track.accuracy:.1f} % of these examples right at the end"
-            yield f"  {track.name:<14} loss from {number(track.losses[0])} to {number(track.losses[-1])}{right}", ""
+            first, last = number(track.losses[0]), number(track.losses[-1])
+            words = f"{first} at first" if track.diverged is not None else f"from {first} to {last}{right}"
+            yield f"  {track.name:<14} loss {words}", ""
 
 
-def _curves(report: LandscapeReport) -> Iterator[Line]:
+def _curves(report: LandscapeReport, width: int, spell: Spell) -> Iterator[Line]:
     s, factors, at_loss = report.settings, report.factors(), report.factors_at_equal_loss()
     if not report.given.curves:
         return
@@ -116,14 +137,21 @@ def _curves(report: LandscapeReport) -> Iterator[Line]:
     yield f"Along the gradient, steps of {sizes}, at {points} of training", "bold"
     if report.other is None or not factors:
         for name, value in QUANTITIES.items():
-            yield f"  {name:<24}{number(median([value(at) for at in report.given.curves.values()])):>12}", ""
+            yield f"  {spell(name):<26}{number(median([value(at) for at in report.given.curves.values()])):>12}", ""
+        return
+    if width < TABLE:
+        yield f"  {report.given.name} and {report.other.name}", "dim"
+        for name, factor in factors.items():
+            beside = f", {times(at_loss[name].median)} at equal loss" if name in at_loss else ""
+            values = f"{number(factor.given)} and {number(factor.other)}"
+            yield f"  {name}: {values}, {times(factor.median)} step by step{beside}", ""
         return
     names = f"{report.given.name[:12]:>12}{report.other.name[:12]:>14}"
-    yield f"  {'':<24}{names}  {'step by step':<20}{'at equal loss' if at_loss else ''}".rstrip(), "dim"
+    yield f"  {'':<26}{names}  {'step by step':<24}{'at equal loss' if at_loss else ''}".rstrip(), "dim"
     for name, factor in factors.items():
-        values = f"{number(factor.given):>12}{number(factor.other):>14}"
+        values = f"{spell(number(factor.given)):>12}{spell(number(factor.other)):>14}"
         beside = times(at_loss[name].median) if name in at_loss else ""
-        yield f"  {name:<24}{values}  {times(factor.median):<20}{beside}".rstrip(), ""
+        yield f"  {spell(name):<26}{values}  {times(factor.median):<24}{beside}".rstrip(), ""
 
 
 def _ics(tracks: list[Track]) -> Iterator[Line]:
@@ -195,8 +223,3 @@ def _spaced(paragraph: Iterator[Line]) -> Iterator[Line]:
     if found:
         yield "", ""
         yield from found
-
-
-def _wrapped(text: str, width: int, style: Style) -> Iterator[Line]:
-    for line in textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False):
-        yield line, style

@@ -60,7 +60,7 @@ def test_every_part_is_measured_of_both_networks(full):
         assert track.surface.losses.shape == (11, 11)
         assert set(track.sharpness) == {"all", "norm"}
         assert len(track.ablation) == len(track.reliance) == 3
-        assert len(track.losses) == 6
+        assert len(track.losses) == 7  # before each step, and after the last
     assert set(full.factors()) == {
         "loss variation",
         "gradient predictiveness",
