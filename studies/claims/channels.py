@@ -178,10 +178,12 @@ def report(results, w):
             "# With BatchNorm a network relies less on single channels",
             "Claim: Morcos et al., *On the importance of single directions for generalization*, arXiv:1803.06959. "
             "Networks with batch normalization lose less when channels are clamped.",
-            f"**Verdict**: {w.headline(plain, fixed)}. Against the network without norms: {w.tally(plain)}; against "
-            f"fixed norms: {w.tally(fixed)}. A likely reason, not tested here: what comes after a clamped channel "
-            "goes on subtracting and dividing by the statistics of before, and the first layers have most layers "
-            "after them.",
+            f"**Verdict**: {w.headline(plain, fixed)}. The claim's own measure, the area over all layers with channels "
+            f"clamped to 0: {w.verdicts(plain)[0]} against the network without norms, {w.verdicts(fixed)[0]} against "
+            f"fixed norms. Of all rows below: {w.tally(plain)} against the network without norms; {w.tally(fixed)} "
+            f"against fixed norms. {w.holds(plain, fixed)} A likely reason, not tested here: what comes after a "
+            "clamped channel goes on subtracting and dividing by the statistics of before, and the first layers have "
+            "most layers after them.",
             w.header(results, "channels.py"),
             f"Setting: four 3×3 convolutions with ReLU on 300 digits of 8×8, {EPOCHS} epochs of batches of {BATCH}, "
             f"SGD (learning rate {LR}, momentum 0.9, half cosine, gradients clipped to length 1), {SEEDS} paired "

@@ -94,13 +94,15 @@ def measured(model, loss, lr):
     """Santurkar's quantities, and the covariate shift, at the weights of now."""
     walk = landscape(model, loss, step_sizes=[lr * share for share in SHARES])
     shift = internal_covariate_shift(model, loss, lr=lr)
+    kernels = {name for name, module in model.named_modules() if isinstance(module, (nn.Conv2d, nn.Linear))}
+    turned = [cosine for layer, cosine in zip(shift.layers, shift.cosines, strict=True) if layer in kernels]
     return {
         "loss": walk.loss,
         "variation": walk.loss_variation[1] - walk.loss_variation[0],
         "predictiveness": walk.predictiveness[1],
         "beta": walk.effective_beta,
         "lipschitz": walk.lipschitz,
-        "ics_cosine": float(np.nanmedian(shift.cosines[1:])),
+        "ics_cosine": float(np.nanmedian(turned[1:])),
     }
 
 
@@ -164,6 +166,21 @@ def raw(results, w):
                 }
 
 
+def unmatched(results, w):
+    """Why the rows at equal loss have fewer seeds, in a sentence."""
+    found = []
+    for lr in RATES:
+        a = w.finished(results, f"BatchNorm, lr {lr:g}")
+        for other in ("no norm", "fixed norm"):
+            b = w.finished(results, f"{other}, lr {lr:g}")
+            missing = [s for s in sorted(a.keys() & b.keys()) if math.isnan(at_equal_loss(a[s], b[s], "variation"))]
+            if missing:
+                found.append(f"{other}, lr {lr:g}: {len(missing)}")
+    if not found:
+        return "At equal loss, both networks reached a loss in common in all seeds."
+    return f"At equal loss, seeds in which the two networks reached no loss in common are left out: {', '.join(found)}."
+
+
 def shift_rows(results, w):
     """Is the covariate shift smaller with BatchNorm? The paper says that it is not."""
     found = []
@@ -208,8 +225,9 @@ def report(results, w):
         f"Setting: four 3×3 convolutions with ReLU on 300 digits of 8×8, batches of {BATCH}, {STEPS} steps of SGD "
         f"without momentum, {SEEDS} paired seeds: the same initial values (He) and batches. Every {EVERY} steps the "
         "loss and its gradient are taken at half to four times the learning rate along the gradient, on the batch "
-        "that comes next. A factor above 1: BatchNorm has less of it, as the claim says. Per seed the median over "
-        f"training, over seeds the geometric mean. {w.diverged(results)}",
+        "that comes next. A factor above 1: BatchNorm has less of it, as the claim says. Per seed it is the median, "
+        "over the steps measured, of the logarithm of the ratio at each step (or at each loss), which is not the ratio "
+        f"of two medians; over seeds the geometric mean. {w.diverged(results)} {unmatched(results, w)}",
         f"Loss on the last batch, median over seeds: {'; '.join(loss_facts(results, w))}. A network that has not "
         "begun to learn is flat, and one that has learned everything is, too: that is why both ways to compare are "
         "shown.",
@@ -224,7 +242,9 @@ def report(results, w):
     paragraphs += [
         "## Internal covariate shift",
         "Median over layers and training of the cosine between a layer's gradient before and after the layers before "
-        "it have learned: above 0 the gradient turns more with BatchNorm, so the shift is not what BatchNorm reduces.",
+        "it have learned: above 0 the gradient turns more with BatchNorm, so the shift is not what BatchNorm reduces. "
+        "Convolutions and the fully connected layer, of which all networks have the same, without the first; γ and β "
+        "of BatchNorm learn, too, before the layers behind them, but their own gradients are left out.",
         w.table(shifts),
         READING,
     ]

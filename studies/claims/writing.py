@@ -78,11 +78,13 @@ def verdicts(rows: Sequence[Row]) -> list[str]:
 
 
 def headline(*families: Sequence[Row]) -> str:
-    """All of a claim in a word or two; p is corrected within each family."""
-    said = {word for rows in families for word in verdicts(rows)}
-    if REPRODUCES not in said:
-        return "does not reproduce here"
-    return "reproduces" if said == {REPRODUCES} else "reproduces in part"
+    """All of a claim in a few words, "in part" where most rows reproduce; p is corrected within each family."""
+    said = [word for rows in families for word in verdicts(rows)]
+    if set(said) == {REPRODUCES}:
+        return "reproduces"
+    if 2 * said.count(OPPOSITE) > len(said):
+        return "does not reproduce here; mostly the opposite"
+    return "reproduces in part" if 2 * said.count(REPRODUCES) > len(said) else "does not reproduce here"
 
 
 def tally(rows: Sequence[Row]) -> str:
@@ -90,6 +92,14 @@ def tally(rows: Sequence[Row]) -> str:
     said = verdicts(rows)
     parts = [f"{word} in {said.count(word)}" for word in (REPRODUCES, OPPOSITE, UNRESOLVED) if word in said]
     return ", ".join([f"{parts[0]} of {len(said)}", *parts[1:]])
+
+
+def holds(*families: Sequence[Row]) -> str:
+    """Which rows reproduce, in a sentence."""
+    found = [
+        row.what for rows in families for row, said in zip(rows, verdicts(rows), strict=True) if said == REPRODUCES
+    ]
+    return f"What reproduces: {'; '.join(dict.fromkeys(found)) or 'nothing'}."
 
 
 def _shown(value: float, row: Row) -> str:

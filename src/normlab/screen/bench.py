@@ -13,17 +13,13 @@ from torch import nn
 from normlab.errors import NormlabError, SpecError, came
 from normlab.inputs import alone, failure_text, obstacle, same_random_numbers
 from normlab.screen.candidates import put
-from normlab.screen.measure import Pass, Properties, batch_noise, places, run, summarise
+from normlab.screen.measure import NotRun, Pass, Properties, batch_noise, places, run, summarise
 from normlab.screen.pool import LEAST, Pool
 from normlab.seeding import Streams
 from normlab.surgery import norm_sites
 from normlab.surgery.wrapped import unwrap
 
 SMALL_BATCH, SMALL_MODEL = 400_000, 30_000_000  # values, parameters
-
-
-class NotRun(Exception):
-    """A candidate could not be measured; why, in one line."""
 
 
 class Bench:
@@ -38,6 +34,11 @@ class Bench:
         reason = obstacle(first)
         if reason is not None:
             raise SpecError(reason)
+        if not places(unwrap(first)):
+            raise SpecError(
+                "the model has no convolution and no fully connected layer (as modules), at whose outputs a candidate "
+                "is measured"
+            )
         tensor = next(first.parameters(), next(first.buffers(), torch.empty(0)))
         self.device = device or tensor.device
         self.parameters = sum(parameter.numel() for parameter in first.parameters())
@@ -53,10 +54,16 @@ class Bench:
                 raise SpecError(f"the model cannot be copied: give a function that makes it. {error}") from error
         with same_random_numbers():
             torch.manual_seed(Streams(seed).integer("model"))
-            made = self.model()
+            made = self._made()
         if not isinstance(made, nn.Module):
             raise SpecError(f"the function that was given should make a torch module, and made {came(made)}")
         return made
+
+    def _made(self) -> Any:
+        try:
+            return self.model()
+        except Exception as error:  # of somebody's function
+            raise SpecError(f"the function that makes the model raised {type(error).__name__}: {error}") from error
 
     def examine(self, spec: str, pool: Pool) -> Properties:
         """What is found of a candidate over all seeds and batches.
@@ -98,6 +105,8 @@ class Bench:
             with same_random_numbers(self.device):
                 torch.manual_seed(streams.integer("dropout", number))
                 return function(*arguments, self.device)
+        except NotRun:
+            raise
         except NormlabError as error:
             raise NotRun(f"does not run at this batch size: {error}") from error
         except Exception as error:  # whatever somebody else's model raises is an answer here

@@ -11,18 +11,19 @@ c is the mean pairwise cosine over depth: 1 - c is what is left of the differenc
 each decade of activation variance or gradient costs a factor of ten. The limits were set on one panel of
 studies/screen.toml, whose network has 22 places; that of the noise by rule of thumb, half of an output's spread. Deeper
 networks than there are in the study get limits in proportion, since every layer may do its share.
+
+A network through which no signal gets, or no gradient back, is dead and has 0, whatever else is found of it.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
 from normlab.screen.measure import Properties
 
-Verdict = Literal["healthy", "slow", "unstable"]
+Verdict = Literal["healthy", "slow", "unstable", "dead"]
 
 GROWTH, EXPLOSION, FADING, VANISHING, NOISE = 0.5, 1.0, 2.0, 2.0, 0.5
 PLACES = 22
@@ -53,18 +54,19 @@ def excess(p: Properties) -> float:
 
 
 def score(p: Properties) -> float:
-    """From 0 to 100, to three digits, so that what does the same is tied; 0 where something is not finite."""
-    if not p.finite:
+    """From 0 to 100, to three digits, so that what does the same is tied; 0 where something is not finite, or dead."""
+    if not p.finite or p.dead:
         return 0.0
     limit = limits(p)
     lost = max(0.0, p.fading - limit.fading) + max(0.0, p.vanishing - limit.vanishing)
     noise = 0.0 if p.noise is None else max(0.0, p.noise - NOISE)
-    apart = 1.0 if math.isnan(p.cosine) else 1 - max(0.0, p.cosine)
-    return float(f"{100 * apart * 10 ** -(excess(p) + lost + noise):.3g}")
+    return float(f"{100 * (1 - max(0.0, p.cosine)) * 10 ** -(excess(p) + lost + noise):.3g}")
 
 
 def verdict(p: Properties) -> Verdict:
     """One word."""
+    if p.finite and p.dead:
+        return "dead"
     if not p.finite or excess(p) > UNSTABLE:
         return "unstable"
     noisy = p.noise is not None and p.noise > NOISE
@@ -77,6 +79,8 @@ def reason(p: Properties) -> str:
     """Why, worst first; of a healthy one what was found."""
     if not p.finite:
         return "the loss or a gradient is NaN or infinite before the first step"
+    if p.dead:
+        return p.dead
     found = list(_against(p))
     if found:
         return "; ".join(found)
@@ -101,8 +105,6 @@ def _against(p: Properties) -> Iterator[str]:
 
 
 def _apart(p: Properties) -> str:
-    if math.isnan(p.cosine):
-        return "whether examples look alike is not known"
     return f"mean cosine {p.cosine:.2f}, stable rank {p.rank:.1f} of {p.examples}"
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd  # pyright: ignore[reportPrivateUsage]
 
-from normlab.inputs import Inputs, values_of
+from normlab.inputs import Inputs, inputs_of, values_of
 from normlab.probes import probe
 from normlab.screen.pool import loss
 from normlab.surgery import norm_sites, stats_mode
@@ -22,6 +22,11 @@ PROBES = ("activation_variance", "mean_cosine", "stable_rank", "gradient_norm")
 OF_EXAMPLES = ("mean_cosine", "stable_rank")
 Profile = Mapping[str, tuple[float | None, ...]]
 """By probe, its values at each place, in order of depth; None where it was not measured."""
+ROUNDING = 1e-6
+
+
+class NotRun(Exception):
+    """A candidate could not be measured; why, in one line."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +35,21 @@ class Pass:
 
     Args:
         profile: at the outputs of convolutions and fully connected layers.
-        loss: its value; None where nothing could be differentiated. said: what it is.
+        loss: its value. said: what it is.
+        same: all examples give the same output, to rounding.
     """
 
     profile: Profile
-    loss: float | None
+    loss: float
     said: str
+    same: bool
+
+    @property
+    def cut(self) -> bool:
+        """No gradient gets back beyond the last place."""
+        variances, gradients = self.profile["activation_variance"], self.profile["gradient_norm"]
+        called = [gradient for gradient, at in zip(gradients, variances, strict=True) if at is not None]
+        return sum(bool(gradient) for gradient in called) < min(2, len(called))
 
 
 @dataclass(frozen=True)
@@ -47,10 +61,11 @@ class Properties:
         fading: decades from that at the second place down to the last but the output.
         explosion: decades from the gradient norm at the output up to the largest.
         vanishing: decades down to that at the first place.
-        cosine: mean pairwise cosine, mean over the places; NaN if it is defined nowhere.
+        cosine: mean pairwise cosine, mean over the places that give anything but 0; NaN if none does.
         rank: stable rank, likewise, out of `examples`.
         noise: how far an output moves with the rest of its batch, in units of the spread of outputs; None if unknown.
         finite: neither the loss nor a gradient was NaN or infinite.
+        dead: why nothing can be learned: no signal gets through, or no gradient back; empty where they do.
         profile: medians at each place.
     """
 
@@ -63,6 +78,7 @@ class Properties:
     examples: int
     noise: float | None
     finite: bool
+    dead: str
     profile: Profile
 
 
@@ -77,17 +93,30 @@ def run(model: nn.Module, where: Sequence[str], batch: Inputs, device: torch.dev
     """One pass in training mode; gradients of before are forgotten.
 
     Raises:
-        whatever the model raises.
+        NotRun: nothing in the outputs has a gradient, or none of the places is called; whatever the model raises.
     """
     model.train().zero_grad(set_to_none=True)
     with probe(model, PROBES, where=list(where)) as found, torch.enable_grad():
         outputs = batch.call(model, device)
-        total, said = loss(outputs, batch.batch)
-        if total is not None:
-            total.backward()
+        total, said = loss(outputs, batch.batch, inputs_of(model))
+        if total is None or not total.requires_grad:
+            raise NotRun("no gradient: nothing that it gives depends, differentiably, on what it could learn")
+        total.backward()
     model.zero_grad(set_to_none=True)
     values = {name: tuple(found.last.get(f"norm/{at}/{name}") for at in where) for name in PROBES}
-    return Pass(values, None if total is None else total.item(), said)
+    if not any(value is not None for value in values["activation_variance"]):
+        raise NotRun(f"none of its {len(where)} convolutions and fully connected layers is called")
+    return Pass(values, total.item(), said, _same(outputs, batch.size))
+
+
+def _same(outputs: Any, size: int) -> bool:
+    """Whether all examples give the same; not where the outputs are not of several examples."""
+    values = [value.detach() for value in values_of(outputs) if value.requires_grad and value.dim()]
+    rows = [value.reshape(size, -1).float() for value in values if len(value) == size > 1 and value.numel()]
+    if not rows:
+        return False
+    flat = torch.cat(rows, 1)
+    return bool((flat - flat[0]).abs().max() <= ROUNDING * flat.abs().max())
 
 
 @torch.no_grad()
@@ -123,10 +152,10 @@ def summarise(passes: Sequence[Pass], alike: Sequence[Pass], examples: int, nois
         alike: passes to tell from whether examples look alike, with so many of them in a batch.
     """
     gradients = [value for one in passes for value in one.profile["gradient_norm"] if value is not None]
-    losses = [one.loss for one in passes if one.loss is not None]
+    losses = [one.loss for one in passes]
     summaries = [_summary(one.profile) for one in passes]
     growth, fading, explosion, vanishing = (_mean(values) for values in zip(*summaries, strict=True))
-    cosines, ranks = ([_mean(one.profile[name]) for one in alike] for name in OF_EXAMPLES)
+    cosines, ranks = ([_mean(_nonzero(one.profile, name)) for one in alike] for name in OF_EXAMPLES)
     return Properties(
         growth=growth,
         fading=fading,
@@ -137,10 +166,29 @@ def summarise(passes: Sequence[Pass], alike: Sequence[Pass], examples: int, nois
         examples=examples,
         noise=fmean(noises) if noises else None,
         finite=all(map(math.isfinite, gradients + losses)),
+        dead=_dead(passes, alike),
         profile={
             name: _medians([one.profile[name] for one in (alike if name in OF_EXAMPLES else passes)]) for name in PROBES
         },
     )
+
+
+def _dead(passes: Sequence[Pass], alike: Sequence[Pass]) -> str:
+    """Why nothing can be learned, in at least half of the passes: a batch may hold the same example twice."""
+    silent = [one.same or not any(_nonzero(one.profile, "stable_rank")) for one in alike]
+    for found, text in (
+        (silent, "no signal: every example gives the same output"),
+        ([one.cut for one in passes], "no gradient gets back to the layers before the last"),
+    ):
+        if 2 * sum(found) >= len(found):
+            return text + f", in {sum(found)} of {len(found)} passes" * (not all(found))
+    return ""
+
+
+def _nonzero(profile: Profile, name: str) -> list[float | None]:
+    """Values at the places whose outputs are not all 0: of those a cosine and a rank of 0 say nothing."""
+    ranks = profile["stable_rank"]
+    return [value for value, rank in zip(profile[name], ranks, strict=True) if rank is not None and rank != 0]
 
 
 def _summary(profile: Profile) -> tuple[float, ...]:

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 from normlab.errors import SpecError, came
-from normlab.inputs import Forward, Inputs, batches_of, loss_of, read_batch, values_of
+from normlab.inputs import Forward, Inputs, batches_of, inputs_of, loss_of, read_batch, values_of
 from normlab.seeding import Streams
 
 LEAST = 64
@@ -57,7 +57,7 @@ def read_pool(model: nn.Module, data: Any, wanted: int, forward: Forward | None)
         wanted: number of examples, of which there may be fewer.
 
     Raises:
-        SpecError: none of these; examples that are not finite.
+        SpecError: none of these; examples that are not finite, or all the same.
     """
     if isinstance(data, str):
         if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", data.strip()):
@@ -67,11 +67,25 @@ def read_pool(model: nn.Module, data: Any, wanted: int, forward: Forward | None)
         if not isinstance(data, Iterable):
             raise SpecError(f"data should hold tensors, or give batches of them; got {came(data)}")
         data = _gathered(data, wanted)
+    elif not any(True for _ in _tensors(data)):
+        what = came(data) if data else "nothing"
+        raise SpecError(f"data should hold tensors, give batches of them, or read like 3x32x32; it holds {what}")
     inputs = read_batch(model, data, None, forward)
     assert inputs is not None
     if not inputs.finite:
         raise SpecError(f"{inputs.source} holds NaN or infinity, with which every network is unstable: leave these out")
+    if _all_same(inputs, model, forward):
+        raise SpecError(f"the data holds {inputs.size} times the same example: nothing can be told apart in it")
     return Pool(replace(inputs, source="random numbers" if inputs.made_up else "the data"))
+
+
+def _all_same(inputs: Inputs, model: nn.Module, forward: Forward | None) -> bool:
+    """Whether the examples are all alike, but for their labels."""
+    batch = inputs.batch
+    if forward is None and isinstance(batch, (tuple, list)):
+        batch = batch[: inputs_of(model)]
+    values = [value for value in _tensors(batch) if value.dim() and len(value) == inputs.size > 1]
+    return bool(values) and all(value.layout == torch.strided and bool((value == value[0]).all()) for value in values)
 
 
 def _gathered(loader: Iterable[Any], wanted: int) -> Any:
@@ -106,16 +120,30 @@ def _joined(values: list[Any]) -> Any:
     return torch.cat(tensors)
 
 
-def loss(outputs: Any, batch: Any) -> tuple[Tensor | None, str]:
-    """Something to differentiate, and what it is: cross-entropy with labels, if there are any and they fit."""
+def loss(outputs: Any, batch: Any, taken: int) -> tuple[Tensor | None, str]:
+    """Something to differentiate, and what it is: cross-entropy with labels, if there are any and they fit.
+
+    Args:
+        taken: how many values of a tuple are not labels.
+    """
     labels = batch[-1] if isinstance(batch, (tuple, list)) and len(batch) > 1 else None
     found = values_of(outputs)
     if isinstance(labels, Tensor) and found and _fit(labels, found[0]):
         return F.cross_entropy(found[0].float(), labels.to(found[0].device).long()), "cross-entropy with the labels"
-    return loss_of(outputs)
+    total, said = loss_of(outputs)
+    if isinstance(labels, Tensor) and len(batch) > taken:
+        given = f"the labels given, {_form(labels)}, were not used: they are no classes of the output"
+        said = f"{said.removesuffix('; no labels')}; {given}{f', {_form(found[0])}' if found else ''}"
+    return total, said
+
+
+def _form(value: Tensor) -> str:
+    return f"{str(value.dtype).removeprefix('torch.')} {'x'.join(map(str, value.shape)) or 'number'}"
 
 
 def _fit(labels: Tensor, scores: Tensor) -> bool:
+    """Whole numbers [N, *S] of classes that scores [N, C, *S] have."""
     whole = not labels.is_floating_point() and labels.dtype != torch.bool and not labels.is_complex()
-    shapes = labels.dim() == 1 and scores.dim() == 2 and len(labels) == len(scores)
-    return whole and shapes and bool(((labels >= 0) & (labels < scores.shape[1])).all())
+    if not whole or scores.dim() < 2 or labels.shape != (scores.shape[0], *scores.shape[2:]):
+        return False
+    return bool(((labels >= 0) & (labels < scores.shape[1])).all())

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -72,12 +73,17 @@ class Screening:
         """Names of the candidates without anything against them, best first."""
         return tuple(one.norm for one in self.ranked if one.verdict == "healthy")
 
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """From 1, of each of `ranked`; candidates with the same score share one."""
+        return tuple(1 + sum(other.score > one.score for other in self.ranked) for one in self.ranked)
+
     def as_json(self) -> dict[str, Any]:
         """Plain data, with the profiles by depth."""
         ranked = [
             {"rank": rank, "norm": one.norm, "score": one.score, "verdict": one.verdict, "reason": one.reason}
             | {"properties": as_json(one.properties)}
-            for rank, one in enumerate(self.ranked, 1)
+            for rank, one in zip(self.ranks, self.ranked, strict=True)
         ]
         plain = {key: getattr(self, key) for key in ("subject", "loss", "batch_size", "seeds", "batches")}
         refused = [{"norm": one.norm, "reason": one.reason} for one in self.refused]
@@ -113,7 +119,8 @@ def screen(
         model: it, or a function that makes it, which is called once for each seed.
         data: a batch of at least `batch_size` examples, in tensors, tuples or dicts; what gives batches; or "3x32x32",
             for random numbers of that shape. Of a tuple, the last are labels if the model does not take them: with
-            whole numbers of classes the loss is cross-entropy, else one is made up.
+            classes of the output, in whole numbers, the loss is cross-entropy, else one is made up; the result says
+            which it was.
         norms: specs as `convert` takes them, for norms and convolutions; "none" leaves scale and shift alone.
         seeds, batches: initial values, and batches for each.
         forward: of model and batch, where the above does not fit.
@@ -122,10 +129,15 @@ def screen(
 
     Raises:
         UnknownName: no such normalizer.
-        SpecError: no model, no data, too few examples, or none of the candidates can be measured, with the reason.
+        SpecError: no model, no data, too few examples, examples that are all the same, an argument of another kind, or
+            none of the candidates can be measured, with the reason.
     """
-    chosen = list(dict.fromkeys(check(spec) for spec in norms))
-    _check_counts(batch_size=batch_size, seeds=seeds, batches=batches, norms=len(chosen))
+    asked = _specs(norms)
+    chosen = list(dict.fromkeys(asked))
+    _check_counts(batch_size=batch_size, seeds=seeds, batches=batches)
+    for name, function in (("forward", forward), ("progress", progress)):
+        if function is not None and not callable(function):
+            raise SpecError(f"{name}={came(function)} should be a function")
     bench = Bench(model, batch_size, seeds, batches, usable_device(device))
     pool = read_pool(bench.make(0), data, max(LEAST, 2 * batch_size, batches * batch_size), forward)
     pool.batch(batch_size, Streams(0), 0)
@@ -155,9 +167,24 @@ def screen(
         batch_size=batch_size,
         seeds=seeds,
         batches=batches,
-        notes=bench.notes(pool),
+        notes=(*bench.notes(pool), *_repeated(asked)),
         agreement=shipped(),
     )
+
+
+def _specs(norms: Any) -> list[str]:
+    if isinstance(norms, str) or not isinstance(norms, Iterable):
+        raise SpecError(f'norms={came(norms)} should be a list of specs: ["batch", "group(num_groups=8)"]')
+    found = [check(spec) for spec in cast("Iterable[Any]", norms)]
+    if not found:
+        raise SpecError('norms is empty: name a normalizer, ["batch"], or leave it out for the list that comes along')
+    return found
+
+
+def _repeated(asked: list[str]) -> Iterator[str]:
+    twice = [spec for spec, count in Counter(asked).items() if count > 1]
+    if twice:
+        yield f"named more than once, screened once: {', '.join(twice)}"
 
 
 def _check_counts(**counts: int) -> None:

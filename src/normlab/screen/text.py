@@ -11,7 +11,9 @@ if TYPE_CHECKING:
 
 Style = Literal["", "bold", "error", "warning", "dim"]
 Line = tuple[str, Style]
-_STYLE: dict[str, Style] = {"healthy": "", "slow": "warning", "unstable": "error"}
+TRIED = "group norms of 2, 4 and 8 groups, not 2, 8 and 32 as here by default"
+WHERE = "results/screen/report.md in normlab's repository"
+_STYLE: dict[str, Style] = {"healthy": "", "slow": "warning", "unstable": "error", "dead": "error"}
 
 
 def lines(screening: Screening, width: int) -> Iterator[Line]:
@@ -24,7 +26,7 @@ def lines(screening: Screening, width: int) -> Iterator[Line]:
     names = [one.norm for one in (*screening.ranked, *screening.refused)]
     column = max(map(len, names))
     yield f"{'':4}{'normalizer':{column}}  verdict   score", "bold"
-    for rank, one in enumerate(screening.ranked, 1):
+    for rank, one in zip(screening.ranks, screening.ranked, strict=True):
         yield from _entry(rank, one, column, width)
     if screening.refused:
         yield "", ""
@@ -67,7 +69,7 @@ def agreement_texts(screening: Screening) -> Iterator[str]:
         yield f"  {panel.tau} on {panel.setting}"
     for panel in chosen:
         yield f"  {panel.tau} on {panel.setting}, where the score was chosen"
-    yield "All of them small networks, trained shortly (results/screen/report.md): train the first few to decide."
+    yield f"All of them small networks, trained shortly; {TRIED} ({WHERE}). Train the first few to decide."
 
 
 def _wrapped(margin: str, text: str, width: int, style: Style = "") -> Iterator[Line]:

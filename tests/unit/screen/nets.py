@@ -32,3 +32,26 @@ def digits(count: int = 200) -> tuple[Tensor, Tensor]:
     pixels, labels = load_digits(return_X_y=True)
     images = torch.tensor(pixels[:count], dtype=torch.float32).reshape(-1, 1, 8, 8)
     return (images - images.mean()) / images.std(), torch.tensor(labels[:count])
+
+
+class Uncalled(nn.Module):
+    """Uses a weight without its layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.last = nn.BatchNorm2d(1), nn.Linear(64, 10)
+
+    def forward(self, x):
+        return self.norm(x).flatten(1) @ self.last.weight.T
+
+
+class Detached(nn.Module):
+    """Two layers, and what becomes of the signal between them and after."""
+
+    def __init__(self, end, between=torch.relu) -> None:
+        super().__init__()
+        self.conv, self.norm, self.last = nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.Linear(8, 10)
+        self.between, self.end = between, end
+
+    def forward(self, x):
+        return self.end(self.last(self.between(self.norm(self.conv(x))).mean((2, 3))))

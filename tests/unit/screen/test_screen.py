@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import normlab
-from normlab.errors import SpecError, Unavailable, UnknownName
+from normlab.errors import SpecError, Unavailable
 from normlab.screen import DEFAULT, Screening, screen
 from normlab.screen.candidates import put
 from normlab.screen.text import lines
@@ -278,46 +278,6 @@ def test_out_of_memory_is_told_with_a_smaller_batch():
 
     with pytest.raises(SpecError, match="out of memory with 16 examples; try 8"):
         screen(residual(1, 8), digits(), batch_size=16, norms=["batch"], forward=greedy, **FAST)
-
-
-NAN = digits(32)[0].clone()
-NAN[3, 0, 2, 2] = math.nan
-
-
-@pytest.mark.parametrize(
-    ("change", "says"),
-    [
-        ({"norms": ["grup"]}, "did you mean 'group'"),
-        ({"norms": ["group(num_group=8)"]}, "did you mean 'num_groups'"),
-        ({"norms": []}, "norms=0 should be"),
-        ({"batch_size": 0}, "batch_size=0 should be"),
-        ({"batch_size": 500}, "holds 200 examples, too few for a batch of 500"),
-        ({"seeds": 0}, "seeds=0 should be"),
-        ({"batches": True}, "batches=True should be"),
-        ({"data": NAN}, "holds NaN or infinity"),
-        ({"data": "1x8x"}, "should be the sizes of one example"),
-        ({"data": 7}, "should hold tensors"),
-        ({"data": []}, "should hold tensors"),
-        ({"data": iter(())}, "gave no batch"),
-        ({"data": "3x8x8"}, "none of the 1 candidates could be measured. batch: "),
-        ({"device": "cuda:99"}, "device 'cuda:99' cannot be used"),
-        ({"model": 3}, "takes a torch module"),
-        ({"model": lambda: 3}, "should make a torch module"),
-        ({"model": nn.Linear(8, 8)}, "could be measured"),
-        ({"model": nn.LazyConv2d(8, 3)}, "has no shape yet"),
-        ({"model": residual(1, 8).to("meta")}, "meta device"),
-    ],
-    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
-)
-def test_bad_input(change, says):
-    given = {"model": residual(1, 8), "data": digits(), "norms": ["batch"], "batch_size": 16, **FAST, **change}
-    with pytest.raises(SpecError, match=says.replace("(", r"\(")):
-        screen(given.pop("model"), given.pop("data"), **given)
-
-
-def test_an_unknown_normalizer_is_an_unknown_name():
-    with pytest.raises(UnknownName):
-        screen(residual(1, 8), digits(), norms=["swich"])
 
 
 def test_without_norms_a_network_is_measured_as_it_is():
