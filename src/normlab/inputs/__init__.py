@@ -1,7 +1,7 @@
 """A model, a batch, and how the one is run on the other without a trace: what whatever looks at models shares."""
 
 from normlab.inputs.batch import Forward, Inputs, batches_of, inputs_of, loss_of, parse_shape, read_batch, values_of
-from normlab.inputs.running import alone, failure_text, obstacle, usable_device
+from normlab.inputs.running import alone, failure_text, few_threads, obstacle, usable_device
 from normlab.inputs.sandbox import same_random_numbers, sandbox
 from normlab.inputs.wrapped import Averaged, averaged, inside, is_compiled
 
@@ -13,6 +13,7 @@ __all__ = [
     "averaged",
     "batches_of",
     "failure_text",
+    "few_threads",
     "inputs_of",
     "inside",
     "is_compiled",

@@ -69,6 +69,25 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(t in str(error).lower() for t in texts)
 
 
+SMALL_MODEL, SMALL_BATCH = 30_000_000, 400_000
+
+
+@contextmanager
+def few_threads(parameters: int, values: int) -> Generator[None]:
+    """While it lasts, small work is done by one thread: several wait for each other, for long on a busy CPU.
+
+    Args:
+        parameters: of the model. values: of a batch.
+    """
+    before = torch.get_num_threads()
+    if parameters <= SMALL_MODEL and values <= SMALL_BATCH:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 @contextmanager
 def alone(sites: Sequence[Site]) -> Generator[None]:
     """While it lasts, synchronized norms take the statistics of this process: the others may not run the same."""

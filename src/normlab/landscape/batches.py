@@ -67,6 +67,11 @@ class Batches:
         return found if torch.is_grad_enabled() else found.detach()
 
     @property
+    def values(self) -> int:
+        """In the first batch."""
+        return sum(part.numel() for part in self.inputs[0].tensors)
+
+    @property
     def classified(self) -> bool:
         """Is there an accuracy?"""
         return self.labels is not None and not self.made_up

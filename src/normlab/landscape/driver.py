@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from normlab.errors import NormlabError, SpecError, came, require
-from normlab.inputs import Forward, alone, failure_text, inside, obstacle, sandbox, usable_device
+from normlab.inputs import Forward, alone, failure_text, few_threads, inside, obstacle, sandbox, usable_device
 from normlab.inputs.running import is_out_of_memory
 from normlab.landscape.batches import Batches, UserLoss, read_batches
 from normlab.landscape.cost import estimate
@@ -104,14 +104,15 @@ def landscape(  # noqa: PLR0913 - one for each choice, all of them by name
             notes.append(f"the labels given, {batches.unused}, were not used: pass loss=lambda model, batch: ...")
         if "ablation" in chosen and not batches.classified:
             notes.append("no ablation: without labels there is no accuracy")
-        cost = estimate(inner, batches, settings)
-        networks = 1 if other is None else 2
-        if say is not None:
-            say(cost.text(networks))
-        tick = _ticker(cost.ticks * networks, progress)
-        tracks = [_track(inner, None, batches, settings, tick, notes)]
-        if other is not None:
-            tracks.append(_track(inner, other, batches, settings, tick, notes))
+        with few_threads(sum(p.numel() for p in inner.parameters()), batches.values):
+            cost = estimate(inner, batches, settings)
+            networks = 1 if other is None else 2
+            if say is not None:
+                say(cost.text(networks))
+            tick = _ticker(cost.ticks * networks, progress)
+            tracks = [_track(inner, None, batches, settings, tick, notes)]
+            if other is not None:
+                tracks.append(_track(inner, other, batches, settings, tick, notes))
     seconds = time.perf_counter() - started
     rest = tracks[1] if other is not None else None
     return LandscapeReport(_subject(inner), str(batches), settings, tracks[0], rest, tuple(notes), seconds)

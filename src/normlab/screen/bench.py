@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,8 +17,6 @@ from normlab.screen.pool import LEAST, Pool
 from normlab.seeding import Streams
 from normlab.surgery import norm_sites
 from normlab.surgery.wrapped import unwrap
-
-SMALL_BATCH, SMALL_MODEL = 400_000, 30_000_000  # values, parameters
 
 
 class Bench:
@@ -112,17 +109,9 @@ class Bench:
         except Exception as error:  # whatever somebody else's model raises is an answer here
             raise NotRun(failure_text(error, self.batch_size, "does not run at this batch size: ")) from error
 
-    @contextmanager
-    def threads(self, pool: Pool) -> Generator[None]:
-        """While it lasts, small work is done by one thread: several wait for each other, for long on a busy CPU."""
-        values = sum(part.numel() for part in pool.inputs.tensors) / pool.inputs.size * self.batch_size
-        before = torch.get_num_threads()
-        if values <= SMALL_BATCH and self.parameters <= SMALL_MODEL:
-            torch.set_num_threads(1)
-        try:
-            yield
-        finally:
-            torch.set_num_threads(before)
+    def values(self, pool: Pool) -> int:
+        """In a batch."""
+        return sum(part.numel() for part in pool.inputs.tensors) // pool.inputs.size * self.batch_size
 
     def notes(self, pool: Pool) -> tuple[str, ...]:
         """What a reader should know of the measurement."""

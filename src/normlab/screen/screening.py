@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from normlab.errors import SpecError, came
-from normlab.inputs import Forward, usable_device
+from normlab.inputs import Forward, few_threads, usable_device
 from normlab.screen.agreement import Agreement, shipped
 from normlab.screen.bench import Bench, NotRun
 from normlab.screen.candidates import DEFAULT, check
@@ -143,7 +143,7 @@ def screen(
     pool.batch(batch_size, Streams(0), 0)
     ranked: list[Ranked] = []
     refused: list[Refused] = []
-    with bench.threads(pool):
+    with few_threads(bench.parameters, bench.values(pool)):
         for done, spec in enumerate(chosen):
             if progress is not None:
                 progress(done, len(chosen), spec)
