@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import os
 import sys
-from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from normlab.cli.options import as_json
-from normlab.cli.output import print_lines, width
+from normlab.cli.options import as_json, device
+from normlab.cli.output import print_lines, prints_aside, width
 from normlab.errors import DataError, NormlabError, SpecError, Unavailable
 
 if TYPE_CHECKING:
@@ -28,7 +27,7 @@ _OUT = click.Path(dir_okay=False, path_type=Path)
 @click.option("--input", "factory", metavar="FACTORY", help="Makes a batch of data: a tensor, a tuple or a dict.")
 @click.option("--loader", metavar="FACTORY", help="Makes what gives the batches.")
 @click.option("--optimizer", metavar="FACTORY", help="Makes the optimizer of a model, or (optimizer, scheduler).")
-@click.option("--device", metavar="DEVICE", help="Where to run: cpu, cuda, cuda:1, mps; default: where the model is.")
+@device
 @click.option("--select", metavar="RULE,RULE", help="Check these rules alone, by id or name.")
 @click.option("--ignore", metavar="RULE,RULE", default="", help="Leave these out.")
 @click.option("--sarif", type=_OUT, metavar="FILE", help="Also write a SARIF log, for CI.")
@@ -56,7 +55,7 @@ def doctor(
         raise SpecError("--batch and --input both make a batch: give one of them")
     rank = _join()
     try:
-        with redirect_stdout(sys.stderr):  # what a model prints is no part of the report, or of its JSON
+        with prints_aside():
             findings = _examine(model, batch, factory, loader, optimizer, device, select, ignore)
     except NormlabError:
         if sarif is not None and rank in (None, 0):

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import sys
-from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from normlab.cli.options import as_json
-from normlab.cli.output import legible, print_lines, width
+from normlab.cli.options import as_json, device
+from normlab.cli.output import legible, print_lines, prints_aside, width
 from normlab.errors import SpecError
 
 if TYPE_CHECKING:
@@ -25,7 +23,7 @@ DEFAULT = "32x3x64x64"
 @click.argument("model")
 @click.option("--batch", metavar="SHAPE", help=f"Random numbers of this shape; default {DEFAULT}.")
 @click.option("--input", "factory", metavar="FACTORY", help="Makes a batch of data: a tensor, a tuple or a dict.")
-@click.option("--device", metavar="DEVICE", help="Where to run: cpu, cuda, cuda:1, mps; default: where the model is.")
+@device
 @click.option("--to", "norm", metavar="NORM", help="Convert the norms first: `group(num_groups=8)`, say.")
 @click.option("--html", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Also write a page.")
 @as_json
@@ -47,7 +45,7 @@ def inspect(
     """
     if batch is not None and factory is not None:
         raise SpecError("--batch and --input both make a batch: give one of them")
-    with redirect_stdout(sys.stderr):  # what a model prints is no part of the report, or of its JSON
+    with prints_aside():
         report = _examine(model, batch, factory, device, norm)
     if html is not None:
         report.html(html)

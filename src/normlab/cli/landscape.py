@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Generator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from normlab.cli.options import as_json
+from normlab.cli.options import as_json, device
+from normlab.cli.output import legible, print_lines, prints_aside, width
 from normlab.errors import DataError, SpecError
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ DATA, BATCH_SIZE, STEPS = "digits(train=300)", 64, 100
 @click.option("--lr", type=float, default=0.05, show_default=True, help="Learning rate of gradient descent.")
 @click.option("--only", metavar="PART,PART", help="curves, ics, lipschitz, slice, surface, sharpness, ablation.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of weights, order of the data and directions.")
-@click.option("--device", metavar="DEVICE", help="Where to run: cpu, cuda, cuda:1, mps; default: where the model is.")
+@device
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Write landscape.json and figures (SVG).")
 @as_json
 def landscape(
@@ -83,7 +84,7 @@ def landscape(
         raise SpecError(f"--batch-size is of --data; {given[0]} says its own")
     if out is not None:
         _check_place(out)
-    with redirect_stdout(sys.stderr):  # what a model prints is no part of the report, or of its JSON
+    with prints_aside():
         _check_seed(seed)
         size = BATCH_SIZE if batch_size is None else batch_size
         network, options = _network_and_data(model, sources, size, seed)
@@ -214,7 +215,6 @@ def _show(report: LandscapeReport, files: list[Path], *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(report.as_json(), allow_nan=False))
         return
-    from normlab.cli.output import legible, print_lines, width
     from normlab.landscape.text import lines
 
     print_lines(lines(report, width(), legible))

@@ -24,6 +24,10 @@ def study_arguments(command: C) -> C:
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON instead of text.")
 
+device = click.option(
+    "--device", metavar="DEVICE", help="Where to run: cpu, cuda, cuda:1, mps; default: where the model is."
+)
+
 style = click.option(
     "--style",
     type=click.Choice(["default", "paper"]),

@@ -6,6 +6,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterable
+from contextlib import AbstractContextManager, redirect_stdout
 from typing import Any
 
 import click
@@ -21,6 +22,11 @@ _OTHERS = str.maketrans(
     {"σ": "sigma", "μ": "mu", "√": "sqrt", "∂": "d", "…": "...", "\N{COMBINING CIRCUMFLEX ACCENT}": "^"}
     | dict(zip("▁▂▃▄▅▆▇█", "_.-:=+*#", strict=True))
 )
+
+
+def prints_aside() -> AbstractContextManager[object]:
+    """While it lasts, what a model prints goes to standard error: it is no part of the report, or of its JSON."""
+    return redirect_stdout(sys.stderr)
 
 
 def width(widest: int = _WIDEST) -> int:

@@ -7,14 +7,13 @@ import re
 import sys
 import time
 from collections.abc import Callable
-from contextlib import redirect_stdout
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from normlab.cli.options import as_json
-from normlab.cli.output import legible, print_lines, width
+from normlab.cli.options import as_json, device
+from normlab.cli.output import legible, print_lines, prints_aside, width
 from normlab.errors import SpecError, UnknownName
 
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ SECONDS = 5.0
 @click.option("--norms", metavar="NORM,NORM", help="Candidates; default: 17 that differ.")
 @click.option("--seeds", default=3, show_default=True, metavar="N", help="Initial values to try.")
 @click.option("--batches", default=3, show_default=True, metavar="N", help="Batches for each.")
-@click.option("--device", metavar="DEVICE", help="Where to run: cpu, cuda, cuda:1, mps; default: where the model is.")
+@device
 @as_json
 def screen(
     model: str,
@@ -52,7 +51,7 @@ def screen(
 
     Exit code 0: something is healthy; 1: nothing is; 2: it could not be told.
     """
-    with redirect_stdout(sys.stderr):  # what a model prints is no part of the report, or of its JSON
+    with prints_aside():
         found = _screen(model, data, norms, device, batch_size, seeds, batches)
     if as_json:
         click.echo(json.dumps(found.as_json()))

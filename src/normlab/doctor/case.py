@@ -18,9 +18,11 @@ from normlab.doctor.layers import called
 from normlab.doctor.passes import Pass
 from normlab.doctor.processes import Processes
 from normlab.errors import NormlabError
-from normlab.inputs import Averaged, Inputs, alone, averaged, failure_text, inside, is_compiled, obstacle, sandbox
+from normlab.inputs import Averaged, Inputs, alone, averaged, failure_text, inside, obstacle, sandbox
 from normlab.surgery import Site, norm_sites
+from normlab.surgery.statistics.borrow import modes_kept
 from normlab.surgery.statistics.kept import Kept, keepers
+from normlab.surgery.wrapped import is_compiled
 
 
 class Case:
@@ -75,16 +77,14 @@ class Case:
     @cached_property
     def trains(self) -> dict[str, bool]:
         """Is a norm in training mode after `model.train()`? A model may keep some of them out of it."""
-        flags = [(module, module.training) for module in self.model.modules()]
         wanted = [(parameter, parameter.requires_grad) for parameter in self.model.parameters()]
         try:
-            self.model.train()
-            return {site.name: site.module.training for site in self.sites}
+            with modes_kept(self.model):
+                self.model.train()
+                return {site.name: site.module.training for site in self.sites}
         except Exception as error:  # a `train` of the user's own
             raise NotChecked(f"model.train() raises {type(error).__name__}: {error}") from None
         finally:
-            for module, flag in flags:
-                module.training = flag
             for parameter, flag in wanted:
                 if parameter.requires_grad != flag:  # to set it is refused for inference tensors
                     parameter.requires_grad_(flag)

@@ -3,7 +3,7 @@
 from normlab.inputs.batch import Forward, Inputs, batches_of, inputs_of, loss_of, parse_shape, read_batch, values_of
 from normlab.inputs.running import alone, failure_text, few_threads, obstacle, usable_device
 from normlab.inputs.sandbox import same_random_numbers, sandbox
-from normlab.inputs.wrapped import Averaged, averaged, inside, is_compiled
+from normlab.inputs.wrapped import Averaged, averaged, inside
 
 __all__ = [
     "Averaged",
@@ -16,7 +16,6 @@ __all__ = [
     "few_threads",
     "inputs_of",
     "inside",
-    "is_compiled",
     "loss_of",
     "obstacle",
     "parse_shape",

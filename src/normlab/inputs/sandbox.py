@@ -5,12 +5,14 @@ from __future__ import annotations
 import random
 import sys
 from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from normlab.surgery.statistics.borrow import uncompiled
 
 _DICTS = ("_parameters", "_buffers", "_modules")
 
@@ -34,7 +36,7 @@ def sandbox(model: nn.Module, device: torch.device | None = None) -> Generator[N
     gradients = [(parameter, parameter.grad) for parameter in model.parameters()]
     rewinds = list(_rewinds(model))
     try:
-        with same_random_numbers(device), _uncompiled(), torch.inference_mode(False):
+        with same_random_numbers(device), uncompiled(), torch.inference_mode(False):
             _swap(model, device)
             yield
     finally:
@@ -63,11 +65,6 @@ def _rewinds(model: nn.Module) -> Iterator[Callable[[], object]]:
                 yield partial(setattr, value.bit_generator, "state", value.bit_generator.state)
             elif numpy is not None and isinstance(value, numpy.random.RandomState):
                 yield partial(value.set_state, value.get_state())
-
-
-def _uncompiled() -> AbstractContextManager[object]:
-    """Without torch's compiler, whose import takes seconds, nothing has been compiled."""
-    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
 def _swap(model: nn.Module, device: torch.device | None) -> None:

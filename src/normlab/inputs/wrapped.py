@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from torch import nn
 
@@ -45,15 +44,6 @@ def averaged(model: nn.Module) -> Averaged | None:
     live = not getattr(model, "use_buffers", True) or getattr(model, "exclude_buffers", False)  # torch's, timm's
     text = "are those of the model that is trained, and fit other weights" if live else "are averages, which lag behind"
     return Averaged(type(model).__name__, text)
-
-
-def is_compiled(model: nn.Module) -> bool:
-    """Is it, or a part of it, compiled by torch.compile or by its own `compile` method?"""
-    modules: list[Any] = list(model.modules())
-    return any(
-        getattr(module, "_compiled_call_impl", None) is not None or type(module).__name__ == "OptimizedModule"
-        for module in modules
-    )
 
 
 def _attribute(model: nn.Module) -> str | None:

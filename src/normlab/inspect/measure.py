@@ -13,11 +13,12 @@ import torch
 from torch import nn
 
 from normlab.errors import SpecError
-from normlab.inputs import Inputs, alone, failure_text, is_compiled, loss_of, sandbox, values_of
+from normlab.inputs import Inputs, alone, failure_text, loss_of, sandbox, values_of
 from normlab.inspect.calls import Calls, watched
 from normlab.inspect.layers import Affine, Initial, affine
 from normlab.probes import PROBES, Probing, Target, key_of, probe
 from normlab.surgery import norm_sites
+from normlab.surgery.wrapped import is_compiled
 
 QUANTITIES = (
     "sigma",

@@ -12,8 +12,9 @@ from normlab.errors import UnknownName, require
 from normlab.probes.hooks.plan import Mode, make_plan
 from normlab.probes.hooks.probing import Probing
 from normlab.probes.hooks.steps import Steps
-from normlab.probes.hooks.targets import Where, inner_model, is_compiled
+from normlab.probes.hooks.targets import Where, inner_model
 from normlab.probes.loggers import Log, loggers
+from normlab.surgery.wrapped import is_compiled
 
 
 def probe(

@@ -19,6 +19,7 @@ from normlab.seeding import Streams
 from normlab.surgery import Site, affine_params, norm_sites, norm_type
 from normlab.surgery.conversion.targets import read_target
 from normlab.surgery.convert import convert
+from normlab.surgery.statistics.borrow import gpus_of
 
 FRESH_STATS = {"running_mean": 0.0, "running_var": 1.0, "num_batches_tracked": 0.0}
 
@@ -212,7 +213,7 @@ def _reformulated(model: nn.Module, formulation: Formulation, scope: str) -> nn.
 def _converted(model: nn.Module, values: Values, to: str, streams: Streams) -> nn.Module:
     """The model with other layers, whose random initial values, if they have any, come from the streams."""
     chosen = {id(site.module) for site in chosen_sites(model, values.norms, values.scope)}
-    gpus = sorted({p.device.index or 0 for p in model.parameters() if p.is_cuda})
+    gpus = gpus_of(model)
     with torch.random.fork_rng(gpus):
         seed = streams.integer("init", "convert")
         torch.default_generator.manual_seed(seed)

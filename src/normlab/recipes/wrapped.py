@@ -6,6 +6,7 @@ from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from normlab.errors import SpecError, require
+from normlab.surgery.wrapped import is_optimized
 
 
 def bare(model: nn.Module) -> nn.Module:
@@ -16,7 +17,7 @@ def bare(model: nn.Module) -> nn.Module:
     require(model, nn.Module, "a torch module is wanted")
     while True:
         inner = model.module if isinstance(model, (DistributedDataParallel, DataParallel)) else None
-        inner = getattr(model, "_orig_mod", None) if inner is None and _is_compiled(model) else inner
+        inner = getattr(model, "_orig_mod", None) if inner is None and is_optimized(model) else inner
         if not isinstance(inner, nn.Module):
             return model
         model = inner
@@ -38,7 +39,3 @@ def check_whole(model: nn.Module) -> None:
             "FullyShardedDataParallel has joined these parameters into flat ones, so that scales and weights cannot be "
             "told apart: use_orig_params=True keeps them, and so does fully_shard"
         )
-
-
-def _is_compiled(model: nn.Module) -> bool:
-    return any(base.__name__ == "OptimizedModule" for base in type(model).__mro__)

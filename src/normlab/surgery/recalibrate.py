@@ -17,7 +17,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from normlab.errors import SpecError, require
 from normlab.surgery.freeze import is_frozen
 from normlab.surgery.sites import Site, norm_sites
-from normlab.surgery.statistics.borrow import Forward, require_shapes, through
+from normlab.surgery.statistics.borrow import Forward, modes_kept, require_shapes, through
 from normlab.surgery.statistics.gather import group_of, rows_of
 from normlab.surgery.statistics.kept import Kept, keepers
 from normlab.surgery.statistics.tally import Tally
@@ -122,15 +122,11 @@ def _counting(model: nn.Module, tallies: Mapping[str, Tally]) -> Generator[None]
     def around(site: Site, forward: Forward, *args: Any, **kwargs: Any) -> Any:
         return tallies[site.name].call(forward, args, kwargs)
 
-    flags = [(module, module.training) for module in model.modules()]
-    try:
-        for module, _ in flags:
+    with modes_kept(model):
+        for module in model.modules():
             module.training = False
         with through([tally.site for tally in tallies.values()], around), torch.no_grad():
             yield
-    finally:
-        for module, training in flags:
-            module.training = training
 
 
 def _run(model: nn.Module, batches: Iterator[Any], forward: Run, device: torch.device | str | None) -> int:

@@ -15,6 +15,7 @@ from torch.utils import _pytree as pytree
 from normlab.errors import SpecError
 from normlab.layers import GroupNorm, InstanceNorm, LayerNorm
 from normlab.surgery.frozen import frozen_stats
+from normlab.surgery.statistics.borrow import gpus_of, modes_kept
 
 Sample = Tensor | tuple[Any, ...] | Mapping[str, Any]
 
@@ -28,18 +29,13 @@ def outputs(model: nn.Module, sample: Sample, *, training: bool) -> list[Tensor]
     Raises:
         whatever the model raises.
     """
-    flags = [(module, module.training) for module in model.modules()]
-    devices = sorted({p.device.index or 0 for p in model.parameters() if p.is_cuda})
     args, kwargs = _arguments(pytree.tree_map_only(Tensor, Tensor.clone, sample))
-    try:
+    with modes_kept(model):
         if not (training and model.training):
             model.train(training)
-        with torch.no_grad(), torch.random.fork_rng(devices), frozen_stats(model):
+        with torch.no_grad(), torch.random.fork_rng(gpus_of(model)), frozen_stats(model):
             found = pytree.tree_leaves(model(*args, **kwargs))
         return [value.detach().clone() for value in found if isinstance(value, Tensor) and value.is_floating_point()]
-    finally:
-        for module, flag in flags:
-            module.training = flag
 
 
 @contextmanager
@@ -70,14 +66,9 @@ def materialize(model: nn.Module, sample: Sample, undo: ExitStack) -> None:
     for module in model.modules():
         if isinstance(module, LazyModuleMixin):
             undo.callback(_make_lazy, module, type(module), _contents(module))
-    flags = [(module, module.training) for module in model.modules()]
     args, kwargs = _arguments(pytree.tree_map_only(Tensor, Tensor.clone, sample))
-    try:
-        with torch.no_grad():
-            model.eval()(*args, **kwargs)
-    finally:
-        for module, flag in flags:
-            module.training = flag
+    with modes_kept(model), torch.no_grad():
+        model.eval()(*args, **kwargs)
 
 
 Contents = tuple[list[tuple[str, Any, Any]], list[tuple[Tensor, type, Tensor]]]

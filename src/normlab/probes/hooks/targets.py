@@ -13,6 +13,7 @@ from normlab.layers.convolution import Convolution
 from normlab.probes.base import Target
 from normlab.surgery import norm_type
 from normlab.surgery.statistics.borrow import require_shapes
+from normlab.surgery.wrapped import is_compiled, is_named, is_optimized
 
 Where = str | Sequence[str] | Callable[[str, nn.Module], bool]
 
@@ -31,17 +32,17 @@ def inner_model(model: nn.Module, *, eager: bool) -> nn.Module:
     """
     require(model, nn.Module, "probe takes a torch module")
     compiled = is_compiled(model)
-    while isinstance(model, (DataParallel, DistributedDataParallel)) or _is_optimized(model):
+    while isinstance(model, (DataParallel, DistributedDataParallel)) or is_optimized(model):
         if isinstance(model, DataParallel) and len(model.device_ids) > 1:
             raise SpecError(
                 f"DataParallel runs copies of the model on {len(model.device_ids)} devices, in threads: use one, or "
                 "DistributedDataParallel"
             )
-        held = model._orig_mod if _is_optimized(model) else model.module
+        held = model._orig_mod if is_optimized(model) else model.module
         assert isinstance(held, nn.Module)
         model = held
     for name, module in model.named_modules():
-        reason = next((why for cls, why in _WITHOUT_HOOKS.items() if _is(module, cls)), None)
+        reason = next((why for cls, why in _WITHOUT_HOOKS.items() if is_named(module, cls)), None)
         if reason is not None:
             raise SpecError(f"{name or 'the model'} is a {type(module).__name__}, which cannot be probed: {reason}")
     if compiled and not eager:
@@ -51,19 +52,6 @@ def inner_model(model: nn.Module, *, eager: bool) -> nn.Module:
         )
     require_shapes(model)
     return model
-
-
-def is_compiled(model: nn.Module) -> bool:
-    """Is the model, or part of it, compiled by torch.compile or its own `compile`?"""
-    return any(_is_optimized(m) or getattr(m, "_compiled_call_impl", None) is not None for m in model.modules())
-
-
-def _is_optimized(module: nn.Module) -> bool:
-    return _is(module, "torch._dynamo.eval_frame.OptimizedModule")
-
-
-def _is(module: nn.Module, name: str) -> bool:
-    return any(f"{cls.__module__}.{cls.__qualname__}" == name for cls in type(module).__mro__)
 
 
 def find_targets(model: nn.Module, where: Where | None) -> list[Target]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -11,11 +11,6 @@ from torch import Tensor, nn
 
 from normlab.errors import SpecError, require
 from normlab.surgery.statistics.borrow import require_shapes
-
-
-def uncompiled() -> AbstractContextManager[Any]:
-    """While it lasts, compiled models run eagerly, since compiled code calls no hooks."""
-    return torch.compiler.set_stance("force_eager")
 
 
 def require_values(model: object) -> None:

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from normlab.errors import SpecError, UnknownName, came
 from normlab.probes.base import Target
 from normlab.probes.hooks.seen import Left, is_activation
-from normlab.probes.whole.calls import require_values, uncompiled
+from normlab.probes.whole.calls import require_values
 from normlab.surgery import frozen_stats, norm_type
 from normlab.surgery.conversion.adapt import features
+from normlab.surgery.statistics.borrow import modes_kept, uncompiled
 
 Accuracy = Callable[[], float]
 Fill = Literal["zero", "mean"]
@@ -139,9 +140,8 @@ def clamped(model: nn.Module, layer: str, accuracy: Accuracy) -> Generator[Clamp
     if layer not in modules:
         raise UnknownName("layer", layer, filter(None, modules))
     clamp = Clamp(Target(layer, modules[layer], norm_type(modules[layer])), accuracy)
-    flags = [(module, module.training) for module in modules.values()]
     with ExitStack() as stack:
-        stack.callback(_put_back, flags)
+        stack.enter_context(modes_kept(model))
         stack.callback(modules[layer].register_forward_hook(clamp.leaving).remove)
         for name, module in modules.items():
             if is_activation(module) and name != layer:
@@ -152,8 +152,3 @@ def clamped(model: nn.Module, layer: str, accuracy: Accuracy) -> Generator[Clamp
         stack.enter_context(frozen_stats(model))
         stack.enter_context(uncompiled())
         yield clamp
-
-
-def _put_back(flags: list[tuple[nn.Module, bool]]) -> None:
-    for module, flag in flags:
-        module.training = flag

@@ -13,8 +13,9 @@ from torch.nn.modules.conv import _ConvNd  # pyright: ignore[reportPrivateUsage]
 
 from normlab.errors import SpecError, came
 from normlab.layers import ConvNorm
-from normlab.probes.whole.calls import input_shapes, require_values, uncompiled
+from normlab.probes.whole.calls import input_shapes, require_values
 from normlab.surgery import frozen_stats
+from normlab.surgery.statistics.borrow import gpus_of, uncompiled
 
 DENSE = 64
 
@@ -62,8 +63,7 @@ def layerwise_spectral_norms(model: nn.Module, run: Callable[[], Any]) -> dict[s
     """
     require_values(model)
     layers = {name: m for name, m in model.named_modules() if isinstance(m, (nn.Linear, _ConvNd))}
-    devices = sorted({p.device.index or 0 for p in model.parameters() if p.is_cuda})
-    with torch.no_grad(), torch.random.fork_rng(devices), frozen_stats(model), uncompiled():
+    with torch.no_grad(), torch.random.fork_rng(gpus_of(model)), frozen_stats(model), uncompiled():
         shapes = input_shapes(layers, run)
     if not shapes:
         raise SpecError(f"the run calls no linear layer and no convolution of {type(model).__name__}")

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from normlab.errors import SpecError, came
-from normlab.probes.whole.calls import require_values, uncompiled
+from normlab.probes.whole.calls import require_values
 from normlab.surgery import frozen_stats
+from normlab.surgery.statistics.borrow import gpus_of, modes_kept, uncompiled
 
 Loss = Callable[[], Tensor]
 
@@ -84,20 +85,16 @@ def surface(model: nn.Module, loss: Loss, *, training: bool) -> Generator[Surfac
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not parameters:
         raise SpecError(f"no parameter of {type(model).__name__} requires a gradient: the model is frozen")
-    devices = sorted({p.device.index or 0 for p in model.parameters() if p.is_cuda})
     every = [(p, p.detach().clone()) for p in model.parameters()]  # a layer may write to those that are not trained
-    flags = [(module, module.training) for module in model.modules()]
     try:
-        if not (training and model.training):
-            model.train(training)
-        with torch.random.fork_rng(devices), frozen_stats(model), uncompiled():
+        with modes_kept(model), torch.random.fork_rng(gpus_of(model)), frozen_stats(model), uncompiled():
+            if not (training and model.training):
+                model.train(training)
             yield Surface(parameters, loss)
     finally:
         with torch.no_grad():
             for parameter, before in every:
                 parameter.copy_(before)
-        for module, flag in flags:
-            module.training = flag
 
 
 def norm_of(values: dict[str, Tensor]) -> float:

@@ -1,9 +1,10 @@
-"""Runs the norms of a model in another way than they would by themselves, and puts everything back."""
+"""Runs a model or its norms in another way than they would by themselves, and puts everything back."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,13 +67,37 @@ def through(sites: Iterable[Site], around: Around) -> Generator[None]:
             forward = site.module.forward
             forward = forward.forward if isinstance(forward, _Through) else forward
             variables["forward"] = _Through(around, site, forward)
-        with torch.compiler.set_stance("force_eager"):
+        with uncompiled():
             yield
     finally:
         for (variables, _), own in zip(held, before, strict=True):
             variables.pop("forward", None)
             if own is not None:
                 variables["forward"] = own
+
+
+def uncompiled() -> AbstractContextManager[object]:
+    """While it lasts, what is compiled runs eagerly: compiled code calls no hooks, and knows no borrowed attribute.
+
+    Without torch's compiler, whose import takes two seconds, nothing has been compiled.
+    """
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+
+
+@contextmanager
+def modes_kept(model: nn.Module) -> Generator[None]:
+    """Afterwards each module is in training or eval mode as before."""
+    flags = [(module, module.training) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for module, flag in flags:
+            module.training = flag
+
+
+def gpus_of(model: nn.Module) -> list[int]:
+    """Those that hold its parameters, as `torch.random.fork_rng` wants them."""
+    return sorted({parameter.device.index or 0 for parameter in model.parameters() if parameter.is_cuda})
 
 
 @contextmanager
