@@ -36,6 +36,15 @@ def create_model(spec: str, *, in_channels: int, num_classes: int) -> nn.Module:
     return MODELS.create(spec, in_channels=in_channels, num_classes=num_classes)
 
 
+def canonical_model(spec: str) -> str:
+    """The spec with every default of a built-in network written out, so that equal networks read the same.
+
+    Raises:
+        as `create_model`.
+    """
+    return spec.strip() if ":" in spec else str(MODELS.parse(spec, given=("in_channels", "num_classes")))
+
+
 def load_model(spec: str, *, in_channels: int = 3, num_classes: int = 10) -> nn.Module:
     """A network by the name that the commands take, with random weights; nothing is downloaded.
 

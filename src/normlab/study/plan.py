@@ -10,25 +10,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from normlab.errors import SpecError, UnknownName
-from normlab.recipes import RECIPES, canonical
+from normlab.recipes import canonical
 from normlab.seeding import resolve_seed
 from normlab.study.data import DATASETS
-from normlab.study.models import MODELS
+from normlab.study.job import ArmSpec, TrainJob, as_json
+from normlab.study.models import canonical_model
 from normlab.study.reading import merge, validate
-from normlab.study.spec import ArmSpec, DataSpec, ModelSpec, OwnStudySpec, Protocol, Strict, StudySpec, TrainSpec
+from normlab.study.spec import OwnStudySpec, Protocol, StudySpec
 
 ENGINE = 1  # part of every hash; raised when the same job would give other numbers than before
 
 Point = tuple[tuple[str, Any], ...]
-
-
-class TrainJob(Strict):
-    """What the built-in training function needs to know: an arm with everything resolved."""
-
-    data: DataSpec
-    model: ModelSpec
-    train: TrainSpec
-    recipe: str
 
 
 @dataclass(frozen=True)
@@ -99,21 +91,24 @@ def resolve(study: StudySpec, arm: str, point: Point) -> dict[str, Any]:
     where = f"arms.{arm}: "
     chosen: ArmSpec = study.arms[arm]
     merge(tree["train"], chosen.train)
-    job = validate(TrainJob, {**tree, "recipe": chosen.recipe}, where=where)
+    if chosen.optimizer is not None:
+        tree["train"]["optimizer"] = chosen.optimizer
+    job = validate(TrainJob, {**tree, "recipe": chosen.recipe, "norm": chosen.norm}, where=where)
     try:
-        resolved = job.model_copy(
-            update={
-                "recipe": canonical(job.recipe),
-                "model": ModelSpec(name=str(MODELS.parse(job.model.name, given=("in_channels", "num_classes")))),
-                "data": DataSpec(
-                    name=str(DATASETS.parse(job.data.name, given=("rng",))), split_seed=job.data.split_seed
-                ),
-            }
-        )
-        RECIPES.create(resolved.recipe)
+        return as_json(_canonical(job))
     except SpecError as error:
         raise SpecError(f"{where}{error}") from None
-    return resolved.model_dump(mode="json")
+
+
+def _canonical(job: TrainJob) -> TrainJob:
+    """The job with every name checked and its defaults written out."""
+    return job.model_copy(
+        update={
+            "recipe": canonical(job.recipe),
+            "model": job.model.model_copy(update={"name": canonical_model(job.model.name)}),
+            "data": job.data.model_copy(update={"name": str(DATASETS.parse(job.data.name, given=("rng",)))}),
+        }
+    )
 
 
 def _nested(key: str, value: Any, tree: Mapping[str, Any]) -> dict[str, Any]:

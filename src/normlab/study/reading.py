@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from normlab.errors import SpecError, unknown_text
-from normlab.study.spec import ArmSpec, OwnStudySpec, StudySpec
+from normlab.study.job import ArmSpec
+from normlab.study.spec import OwnStudySpec, StudySpec
 
 M = TypeVar("M", bound=BaseModel)
 

@@ -1,4 +1,4 @@
-"""A study as written down: frozen pydantic models."""
+"""A study as written down: frozen pydantic models; what concerns a single run is in `job`."""
 
 from __future__ import annotations
 
@@ -6,16 +6,13 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from normlab.errors import SpecError, UnknownName
 from normlab.seeding import SeedScheme
+from normlab.study.job import ArmSpec, Count, DataSpec, JsonValue, ModelSpec, NonNegative, Positive, Strict, TrainSpec
 
-JsonValue = Any
 MOST_SEEDS = 10_000
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Count = Annotated[int, Field(ge=1)]
 
 
 def _each_once(grid: dict[str, list[JsonValue]]) -> dict[str, list[JsonValue]]:
@@ -27,58 +24,6 @@ def _each_once(grid: dict[str, list[JsonValue]]) -> dict[str, list[JsonValue]]:
 
 Grid = Annotated[dict[str, list[JsonValue]], AfterValidator(_each_once)]
 """`[grid]`: key → values; the comparison is repeated at each combination."""
-
-
-class Strict(BaseModel):
-    """Base of all spec models: immutable, no unknown keys, no silent conversion ("3" is no number)."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-
-class DataSpec(Strict):
-    """`[data]`.
-
-    Attributes:
-        name: a dataset, `digits(train=300)`.
-        split_seed: feeds the split into training, validation and test examples; the same for every run.
-    """
-
-    name: str
-    split_seed: int = 0
-
-
-class ModelSpec(Strict):
-    """`[model]`: a network by name, `resnet8(width=16)`."""
-
-    name: str
-
-
-class TrainSpec(Strict):
-    """`[train]`: everything about training that is not the arm's recipe.
-
-    Attributes:
-        lr: learning rate at the start, of everything the recipe does not slow down.
-        weight_decay: on weights of convolutions and linear layers only (the recipe's groups decide).
-        schedule: "cosine" is the half cosine of the paper, set once an epoch.
-        eta_min: floor of the cosine, shared by all groups as in the official code.
-        select: which epoch's model is tested: the first of best validation accuracy, or the last.
-    """
-
-    epochs: Count
-    batch_size: Count
-    lr: Positive
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    weight_decay: NonNegative = 1e-4
-    schedule: Literal["cosine", "constant"] = "cosine"
-    eta_min: NonNegative = 1e-8
-    select: Literal["best_val", "last"] = "best_val"
-
-
-class ArmSpec(Strict):
-    """One arm: a recipe, and values of `[train]` that it changes."""
-
-    recipe: str = "baseline"
-    train: dict[str, JsonValue] = {}
 
 
 class FamilySpec(Strict):
@@ -99,9 +44,49 @@ class AnalysisSpec(Strict):
 
 
 class StoppingSpec(Strict):
-    """`[stopping]`: when to stop adding seeds; "fixed" runs all of them."""
+    """`[stopping]`: when to stop adding seeds; "fixed" runs all of them.
 
-    rule: Literal["fixed"] = "fixed"
+    Attributes:
+        rule: "obrien_fleming" and "pocock" look at `looks` only; "anytime" after every seed.
+        looks: numbers of finished seeds at which the study is looked at; the last one is all seeds.
+        futility: an arm whose chance to be found better by the last look, given the data so far, falls below this is
+            given up; 0 = never. Giving up does not raise the chance of a false "better".
+    """
+
+    rule: Literal["fixed", "obrien_fleming", "pocock", "anytime"] = "fixed"
+    looks: list[Annotated[int, Field(ge=2)]] | None = None
+    futility: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+
+
+class ResourcesSpec(Strict):
+    """`[resources]`: what one run takes; no part of its hash.
+
+    Attributes:
+        cpus: cores, and torch threads, of a process.
+        gpus: of a process; 0.25 puts four runs on one.
+        memory: GiB of a run, for Ray to place it by.
+        devices: processes of one run, which share each batch (DDP).
+    """
+
+    cpus: Count = 1
+    gpus: NonNegative = 0.0
+    memory: Positive | None = None
+    devices: Count = 1
+
+
+class PublishedSpec(Strict):
+    """`[published]`: numbers to compare the measured ones with.
+
+    Attributes:
+        source: where they stand, "Davis and Frank, table 1(a)".
+        seeds: how many runs each mean and SD is of; None where the source does not say.
+        values: grid point → arm → mean, or mean and SD, in the unit of the metric; a point is written as in `[grid]`,
+            `"train.lr=0.1"`, several joined by ", ", and "" where there is no grid.
+    """
+
+    source: str
+    seeds: Annotated[int, Field(ge=2)] | None = None
+    values: dict[str, dict[str, list[float]]]
 
 
 class Protocol(Strict):
@@ -121,6 +106,8 @@ class Protocol(Strict):
     family: FamilySpec = FamilySpec()
     analysis: AnalysisSpec = AnalysisSpec()
     stopping: StoppingSpec = StoppingSpec()
+    resources: ResourcesSpec = ResourcesSpec()
+    published: PublishedSpec | None = None
 
     @field_validator("name")
     @classmethod
@@ -164,7 +151,7 @@ class StudySpec(Protocol):
     model: ModelSpec
     train: TrainSpec
     arms: dict[str, ArmSpec]
-    grid: Grid = {}
+    grid: Grid = Field(default_factory=dict)
 
     @field_validator("arms", mode="before")
     @classmethod
@@ -196,7 +183,7 @@ class OwnStudySpec(Protocol):
 
     train: str
     arms: dict[str, JsonValue]
-    grid: Grid = {}
+    grid: Grid = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _consistent(self) -> OwnStudySpec:

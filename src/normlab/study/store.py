@@ -26,8 +26,8 @@ from pydantic import model_validator
 from normlab.atomic import write_atomically
 from normlab.errors import SpecError, StoreError, StoreLocked
 from normlab.study.context import CHECKPOINT, PROGRESS
+from normlab.study.job import Strict
 from normlab.study.reading import validate
-from normlab.study.spec import Strict
 
 FORMAT = 1
 RESULT, TRACEBACK = "result.json", "traceback.txt"

@@ -18,9 +18,8 @@ from normlab.recipes import attach_rules, recipe
 from normlab.seeding import Streams
 from normlab.study.context import Context, Diverged
 from normlab.study.data import Dataset, Split, load
+from normlab.study.job import TrainJob, TrainSpec
 from normlab.study.models import create_model
-from normlab.study.plan import TrainJob
-from normlab.study.spec import TrainSpec
 
 EVAL_BATCH = 1024
 

@@ -17,8 +17,8 @@ from normlab.errors import SpecError
 from normlab.layers.batch import BatchNorm
 from normlab.recipes.groups import build_groups, roles_by_name_and_shape
 from normlab.seeding import Streams, md5_seed, resolve_seed
+from normlab.study.job import TrainSpec
 from normlab.study.models import ResNet
-from normlab.study.spec import TrainSpec
 from normlab.study.stats import paired_t
 from normlab.study.train import set_lr
 from tests.golden import Case

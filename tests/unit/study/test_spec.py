@@ -52,7 +52,7 @@ def test_reads_a_study_file(file):
         ("train.epochs=true", "train.epochs: got True (bool)"),
         ("train.epochs=0", "train.epochs: got 0 (int), should be greater than or equal to 1"),
         ("train.schedule=cosin", "did you mean 'cosine'?"),
-        ("stopping.rule=pocock", "unknown value 'pocock'. Known: fixed."),
+        ("stopping.rule=pocok", "unknown value 'pocok'; did you mean 'pocock'"),
         ("arms.base.recip=x", "unknown key in [arms.base] 'recip'; did you mean 'recipe'?"),
         ("arms.base=3", "'base' should be a recipe, as text, or a table"),
         ("baseline=bas", "unknown arm 'bas'; did you mean 'base'?"),

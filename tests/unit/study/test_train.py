@@ -6,9 +6,10 @@ from normlab.errors import SpecError
 from normlab.seeding import Streams
 from normlab.study.context import Context, Diverged
 from normlab.study.data import DATASETS, load
+from normlab.study.job import TrainSpec
 from normlab.study.plan import plan
 from normlab.study.reading import validate
-from normlab.study.spec import StudySpec, TrainSpec
+from normlab.study.spec import StudySpec
 from normlab.study.train import set_lr, train
 
 SMALL = {
