@@ -42,5 +42,5 @@ clean:
 	@touch $@
 
 .venv/dev.stamp: .venv/base.stamp
-	$(INSTALL) --editable ".[dev,models,lightning,transformers]"
+	$(INSTALL) --editable ".[dev,models,data,ray,s3,lightning,transformers]"
 	@touch $@

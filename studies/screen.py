@@ -5,23 +5,19 @@ the same data, and writes results/screen. A finished run is never made again.
 
     NORMLAB_DATA_DIR=FOLDER python studies/screen.py [--store DIR] [--out DIR]
 
-The panel fashion wants Fashion-MNIST's four idx files, plain, .gz or .xz, in FOLDER/fashion_mnist.
+The panel fashion takes Fashion-MNIST from FOLDER/fashion_mnist, or else from the Hugging Face hub (docs/guide/data.md).
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
-import gzip
-import lzma
 import math
-import os
 import sys
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
-import numpy as np
 import screen_report
 import torch
 from torch import nn
@@ -29,11 +25,13 @@ from torch.nn import functional as F
 
 import normlab
 from normlab import Diverged, Streams, Study
+from normlab.errors import DataError
 from normlab.layers import set_progress
 from normlab.recipes import recipe
 from normlab.screen import Screening, put
 from normlab.study.data import load
-from normlab.study.data.base import split_by_class
+from normlab.study.data.parts import split_by_class
+from normlab.study.job import DataSpec
 from normlab.study.models import ResNet
 from normlab.study.objects import split_call
 
@@ -69,6 +67,8 @@ PANELS = {
 }
 """What is trained in each panel. The score of `normlab screen` was chosen on the first."""
 
+FASHION = DataSpec(name="fashion_mnist(validation=0.0)")
+
 
 def residual(in_channels: int = 1, blocks: tuple[int, ...] = (3, 3, 3), width: int = 8) -> nn.Module:
     """A residual network of 2 · Σ blocks + 2 layers."""
@@ -102,32 +102,21 @@ def examples(name: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch
     if name == "fashion":
         fit, fit_labels, test, test_labels = _fashion()
     else:
-        data = load(name, 0)
+        data = load(DataSpec(name=name))
         fit, test = (torch.from_numpy(split.images).float() for split in (data.train, data.test))
         fit_labels, test_labels = (torch.from_numpy(split.labels) for split in (data.train, data.test))
     std, mean = torch.std_mean(fit)
     return (fit - mean) / std, fit_labels, (test - mean) / std, test_labels
 
 
+@functools.cache
 def _fashion() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """400 training and 1,000 test images of Fashion-MNIST, equally many of each class, averaged to 14x14."""
-    found = []
-    for part, size in (("train", 400), ("t10k", 1000)):
-        pixels = _idx(f"{part}-images-idx3-ubyte", 16).reshape(-1, 1, 28, 28)
-        labels = _idx(f"{part}-labels-idx1-ubyte", 8).astype(np.int64)
-        chosen = split_by_class(labels, {part: size}, Streams(0).numpy("split"))[0]
-        found += [F.avg_pool2d(torch.tensor(pixels[chosen]).float(), 2), torch.tensor(labels[chosen])]
+    data, found = load(FASHION), []
+    for part, size in ((data.train, 400), (data.test, 1000)):
+        chosen = split_by_class(part.labels, {"images": size}, Streams(0).numpy("split"))[0]
+        found += [F.avg_pool2d(torch.tensor(part.images[chosen]).float(), 2), torch.tensor(part.labels[chosen])]
     return found[0], found[1], found[2], found[3]
-
-
-@functools.cache
-def _idx(name: str, offset: int) -> np.ndarray:
-    folder = Path(os.environ["NORMLAB_DATA_DIR"]) / "fashion_mnist"
-    for ending, opened in ((".xz", lzma.open), (".gz", gzip.open), ("", open)):
-        if (path := folder / f"{name}{ending}").is_file():
-            with opened(path, "rb") as file:
-                return np.frombuffer(file.read(), np.uint8, offset=offset)
-    raise FileNotFoundError(f"{name}, .gz or .xz in the folder fashion_mnist of NORMLAB_DATA_DIR")
 
 
 def train(arm, streams, context):
@@ -182,8 +171,10 @@ SPEC = Path(__file__).with_name("screen.toml")
 def study() -> Study:
     """That of screen.toml; without fashion where its data is not there."""
     overrides = []
-    if "NORMLAB_DATA_DIR" not in os.environ:
-        print("without the panel fashion: NORMLAB_DATA_DIR should name the folder with its data", file=sys.stderr)
+    try:
+        load(FASHION)
+    except DataError as error:
+        print(f"without the panel fashion: {error}", file=sys.stderr)
         overrides = [f"grid.panel={[name for name in PANELS if name != 'fashion']}"]
     return Study.load(SPEC, overrides)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -39,3 +40,22 @@ def nan_in_fresh_memory() -> Iterator[None]:
 def same_random_numbers() -> None:
     """torch's default generator starts anew in every test."""
     torch.manual_seed(0)
+
+
+IMAGE_DATA = Path(os.environ.get("NORMLAB_DATA_DIR") or Path(__file__).parents[2] / "shared" / "data")
+
+
+@pytest.fixture
+def image_data(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder with local copies of CIFAR-10 and Fashion-MNIST; all tests share what is decoded of them."""
+    folder = IMAGE_DATA
+    if not (folder / "cifar10").is_dir():
+        pytest.skip(
+            f"no local copies of CIFAR-10 and Fashion-MNIST in {folder}; NORMLAB_DATA_DIR can name another place"
+        )
+    pytest.importorskip("datasets")
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    monkeypatch.setenv("NORMLAB_DATA_DIR", str(folder))
+    monkeypatch.setenv("NORMLAB_CACHE_DIR", str(shared / "image-cache"))
+    return folder

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import socket
 from pathlib import Path
 
 
-def write_atomically(path: Path, text: str, *, durable: bool = False) -> None:
-    """Write a text file so that readers see the old one or the new one, never a part.
+def write_atomically(path: Path, content: str | bytes, *, durable: bool = False) -> None:
+    """Write a file so that readers see the old one or the new one, never a part.
 
     Args:
         durable: wait until it is on the disk, so that it outlives a loss of power.
@@ -18,10 +19,11 @@ def write_atomically(path: Path, text: str, *, durable: bool = False) -> None:
     """
     if not path.name:
         raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    # two machines that share a disk may have processes of the same number
+    partial = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.partial")
     try:
-        with partial.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with partial.open("wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             if durable:
                 file.flush()
                 os.fsync(file.fileno())

@@ -6,6 +6,8 @@
     ├── DataError            results or data files that cannot be used as they are
     ├── StoreError           the store of runs cannot be read or written
     │   └── StoreLocked      ... somebody else is writing to it
+    ├── ProcessFailed        one of the processes that share a run raised, or ended
+    │   └── ProcessLost      ... and with it nothing more can be run
     └── Unavailable          an optional part (package, program, backend) is missing
 
 A message says what came, what would do, and where there is one the nearest name.
@@ -47,6 +49,14 @@ class StoreError(NormlabError):
 
 class StoreLocked(StoreError):
     """Somebody else is writing to the store."""
+
+
+class ProcessFailed(NormlabError):
+    """One of the processes that share a run raised, or ended in the middle of it."""
+
+
+class ProcessLost(ProcessFailed):
+    """One of the processes that share all runs is gone, so that nothing more can be run."""
 
 
 class Unavailable(NormlabError):

@@ -58,6 +58,7 @@ def results(directory: Path) -> dict[str, dict[str, object]]:
     found = {}
     for path in (directory / "runs").glob("*/runs/*/result.json"):
         content = json.loads(path.read_text())
+        content["curves"].pop("seconds", None)
         found[path.parent.name] = {k: v for k, v in content.items() if k not in ("seconds", "environment")}
     return found
 

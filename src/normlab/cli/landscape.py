@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from normlab.cli.options import as_json, device
+from normlab.cli.options import as_json, data_dir, device
 from normlab.cli.output import legible, print_lines, prints_aside, width
 from normlab.errors import DataError, SpecError
 
@@ -25,7 +25,7 @@ DATA, BATCH_SIZE, STEPS = "digits(train=300)", 64, 100
 
 @click.command()
 @click.argument("model")
-@click.option("--data", metavar="DATA", help=f"A data set with labels; default: {DATA}.")
+@click.option("--data", metavar="DATA", help=f"A dataset with labels, `cifar10`, say; default: {DATA}.")
 @click.option("--batch", metavar="SHAPE", help="Random numbers of this shape: 64x3x32x32.")
 @click.option("--input", "factory", metavar="FACTORY", help="Makes a batch: a tensor, (input, labels) or a dict.")
 @click.option("--loader", metavar="FACTORY", help="Makes what gives the batches; the first 16 are used.")
@@ -41,6 +41,7 @@ DATA, BATCH_SIZE, STEPS = "digits(train=300)", 64, 100
 @click.option("--lr", type=float, default=0.05, show_default=True, help="Learning rate of gradient descent.")
 @click.option("--only", metavar="PART,PART", help="curves, ics, lipschitz, slice, surface, sharpness, ablation.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of weights, order of the data and directions.")
+@data_dir
 @device
 @click.option("--out", type=click.Path(path_type=Path), metavar="DIR", help="Write landscape.json and figures (SVG).")
 @as_json
@@ -137,19 +138,22 @@ def _network_and_data(
 
 
 def _dataset(name: str, batch_size: int, seed: int) -> tuple[list[Any], int, int]:
-    """The training examples in shuffled batches of one size, their channels and classes."""
+    """As many batches as are used of the shuffled training examples, all of one size; their channels and classes."""
     import torch
 
+    from normlab.landscape.batches import MOST
     from normlab.seeding import Streams
     from normlab.study.data import load
+    from normlab.study.data.examples import examples
+    from normlab.study.job import DataSpec
 
-    data = load(name, 0)
+    data = load(DataSpec(name=name))
     if not 2 <= batch_size <= len(data.train):
         raise SpecError(f"--batch-size {batch_size} should be from 2 to {len(data.train)}, the examples of {name}")
     order = torch.from_numpy(Streams(seed).numpy("shuffle").permutation(len(data.train)))
-    images, labels = torch.from_numpy(data.train.images).float() * data.scale, torch.from_numpy(data.train.labels)
-    parts = [part for part in order.split(batch_size) if len(part) == batch_size]
-    return [(images[part], labels[part]) for part in parts], data.in_channels, data.num_classes
+    parts = [part for part in order.split(batch_size) if len(part) == batch_size][:MOST]
+    batches = [examples(data.train, "cpu").batch(part) for part in parts]
+    return [(images.float() * data.scale, labels) for images, labels in batches], data.in_channels, data.num_classes
 
 
 def _change(network: nn.Module, to: str | None, checkpoint: Path | None) -> None:

@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from normlab.cli.options import as_json, study_arguments
+from normlab.cli.options import as_json, data_dir, study_arguments
+from normlab.cli.output import legible
+
+if TYPE_CHECKING:
+    from normlab.study import Study
+    from normlab.study.cost import Cost
+
+_MOST_BOUNDS = 8
 
 
 @click.command()
 @study_arguments
+@data_dir
 @click.option("--workers", type=click.IntRange(min=1), help="Worker processes to reckon with; default: one per core.")
 @as_json
-def plan(study: Path, overrides: tuple[str, ...], store: Path | None, workers: int | None, as_json: bool) -> None:
+def plan(study: Path, overrides: tuple[str, ...], store: str | None, workers: int | None, as_json: bool) -> None:
     """Show what STUDY would run, and what it would cost.
 
-    The cost is reckoned from runs that are finished, or else by training one run's first epochs, which are thrown away.
+    The cost is reckoned from runs that are finished, or else from a few training steps, which are thrown away. With a
+    stopping rule it says what a study is expected to take, by how much the arms gain.
     """
     from normlab.study import Study
     from normlab.study.cost import estimate
@@ -38,7 +49,32 @@ def plan(study: Path, overrides: tuple[str, ...], store: Path | None, workers: i
         click.echo(f"  {name}{mark}: {definition}")
     if cost.seconds is None or cost.seconds_per_run is None:
         click.echo(f"cost: {cost.source}; {cost.workers} workers")
+    else:
+        most = ", at most" if cost.forecasts else ""
+        click.echo(
+            f"about {cost.seconds_per_run:.1f} s a run ({cost.source}), {clock(cost.seconds)} on {cost.workers} "
+            f"workers{most}"
+        )
+    for line in _stopping(loaded, cost):
+        click.echo(legible(line))
+
+
+def _stopping(study: Study, cost: Cost) -> Iterator[str]:
+    """The stopping rule, its bounds, and what is expected of it."""
+    from normlab.study.looks import design_of
+    from normlab.study.progress import clock
+    from normlab.study.report.stopping import rule
+
+    design = design_of(study.protocol)
+    if design is None:
         return
-    click.echo(
-        f"about {cost.seconds_per_run:.1f} s a run ({cost.source}), {clock(cost.seconds)} on {cost.workers} workers"
-    )
+    giving_up = f", given up below a chance of {design.futility:g}" if design.futility else ""
+    yield f"stopping: {rule(design)}, Holm at every look{giving_up}".replace("\N{NO-BREAK SPACE}", " ")
+    numbers = ["none" if b is None else f"{b:.2f}" for b in cost.bounds]
+    shown = ", ".join(numbers if len(numbers) <= _MOST_BOUNDS else [*numbers[:_MOST_BOUNDS], "...", numbers[-1]])
+    yield f"bounds of t at Holm's first step: {shown}"
+    yield "expected of the whole study, if every arm gains so many SDs of a paired difference:"
+    yield f"  {'gain':>6}{'found better':>14}{'seeds an arm':>14}{'runs':>8}{'time':>10}"
+    for f in cost.forecasts:
+        time = "unknown" if f.seconds is None else clock(f.seconds)
+        yield f"  {f.effect:>6g}{f.found:>14.0%}{f.seeds:>14.1f}{f.runs:>8.0f}{time:>10}"

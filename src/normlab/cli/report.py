@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 @style
 @as_json
 def report(
-    study: Path, overrides: tuple[str, ...], store: Path | None, out: Path | None, style: Style, as_json: bool
+    study: Path, overrides: tuple[str, ...], store: str | None, out: Path | None, style: Style, as_json: bool
 ) -> None:
     """Print the table of STUDY and write report.html, report.md, results.csv, results.json and table.tex.
 

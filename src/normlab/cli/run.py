@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import click
 
 from normlab.cli import INTERRUPTED
-from normlab.cli.options import as_json, study_arguments, style
+from normlab.cli.options import as_json, data_dir, study_arguments, style
 
 if TYPE_CHECKING:
     from normlab.study import Study
@@ -18,8 +18,17 @@ if TYPE_CHECKING:
 
 @click.command()
 @study_arguments
-@click.option("--workers", type=click.IntRange(min=0), help="Worker processes; default: one per core (group).")
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads of each worker.")
+@data_dir
+@click.option("--on", metavar="WHERE", help="local (default), ray, or a Ray cluster: auto, host:port, ray://host:port.")
+@click.option("--workers", type=click.IntRange(min=0), help="Runs at once; default: as many as there is room for.")
+@click.option("--threads", type=click.IntRange(min=1), help="Threads of each run; default: cpus of [resources].")
+@click.option(
+    "--device",
+    default="auto",
+    show_default=True,
+    metavar="DEVICE",
+    help="cpu, cuda, cuda:1, mps; auto: a GPU where [resources] has gpus and there is one, else the CPU.",
+)
 @click.option(
     "--checkpoint-every",
     type=click.FloatRange(min=0),
@@ -34,9 +43,11 @@ if TYPE_CHECKING:
 def run(
     study: Path,
     overrides: tuple[str, ...],
-    store: Path | None,
+    store: str | None,
+    on: str | None,
     workers: int | None,
-    threads: int,
+    threads: int | None,
+    device: str,
     checkpoint_every: float,
     quiet: bool,
     style: Style,
@@ -49,14 +60,22 @@ def run(
     """
     from normlab.cli.report import publish
     from normlab.study import Study
+    from normlab.study.distributed import launched
 
+    if not launched().is_first:  # torchrun's other processes do what the first one says, and print nothing
+        from normlab.study.processes.torchrun import follow
+
+        follow()
+        return
     loaded = Study.load(study, overrides)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a scheduler's stop is an interrupt like Ctrl-C
     try:
         results = loaded.run(
             store=store,
+            on=on,
             workers=workers,
             threads=threads,
+            device=device,
             checkpoint_seconds=checkpoint_every,
             progress=not quiet,
         )
@@ -66,11 +85,11 @@ def run(
     publish(results, loaded.store(store).path, style=style, as_json=as_json)
 
 
-def _say_what_is_saved(study: Study, store: Path | None) -> None:
+def _say_what_is_saved(study: Study, store: str | None) -> None:
     place, status = study.store(store), study.status(store)
     resumable = sum(place.has_checkpoint(run.key) for run in study.runs)
     click.echo(
-        f"\nInterrupted. {len(status.finished)} of {len(study.runs)} runs are finished and saved in {place.path}, "
+        f"\nInterrupted. {len(status.finished)} of {len(study.runs)} runs are finished and saved in {place}, "
         f"{resumable} more up to their last checkpoint.\nThe same command again continues from there.",
         err=True,
     )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from normlab.cli.options import as_json, device
+from normlab.cli.options import as_json, data_dir, device
 from normlab.cli.output import legible, print_lines, prints_aside, width
 from normlab.errors import SpecError, UnknownName
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from normlab.screen import Screening
 
 SECONDS = 5.0
+EXAMPLES = 4096  # of a dataset: enough to draw a few batches from
 
 
 @click.command()
@@ -29,6 +30,7 @@ SECONDS = 5.0
 @click.option("--norms", metavar="NORM,NORM", help="Candidates; default: 17 that differ.")
 @click.option("--seeds", default=3, show_default=True, metavar="N", help="Initial values to try.")
 @click.option("--batches", default=3, show_default=True, metavar="N", help="Batches for each.")
+@data_dir
 @device
 @as_json
 def screen(
@@ -46,8 +48,9 @@ def screen(
     MODEL is timm:resnet18, torchvision:resnet18, package.module:factory, file.py:factory or resnet8(width=16). Each
     candidate is put into a copy with new random weights, and what it does to signals and gradients is measured.
 
-    DATA is a dataset that comes along, "digits(train=300)"; the sizes of one example; or package.module:function or
-    file.py:function, which returns a batch of at least N examples, with labels last, or a loader.
+    DATA is a dataset, "digits(train=300)", cifar10 or 'folder(path="...")'; the sizes of one example; or
+    package.module:function or file.py:function, which returns a batch of at least N examples, with labels last, or a
+    loader.
 
     Exit code 0: something is healthy; 1: nothing is; 2: it could not be told.
     """
@@ -100,29 +103,33 @@ def _read(data: str) -> tuple[Any, int, int]:
     from normlab.study.data import DATASETS
     from normlab.study.objects import call_object
 
+    name = data.partition("(")[0].strip()
+    if name in DATASETS:
+        return _dataset(data)
     if re.fullmatch(r"[\dx\s]+", data):
         return data, int(data.split("x", maxsplit=1)[0] or 3) if "x" in data else 3, 10
     if ":" in data:
         found = call_object(data, kind="data")
         tensors = [leaf for leaf in pytree.tree_leaves(found) if isinstance(leaf, Tensor) and leaf.dim() > 2]
         return found, tensors[0].shape[1] if tensors else 3, 10
-    name = data.partition("(")[0].strip()
-    if name not in DATASETS:
-        hint = "; or a shape, 3x32x32; or package.module:function, file.py:function"
-        raise SpecError(str(UnknownName("data", name, DATASETS)).rstrip(".") + hint)
-    return _dataset(data)
+    hint = "; or a shape, 3x32x32; or package.module:function, file.py:function"
+    raise SpecError(str(UnknownName("data", name, DATASETS)).rstrip(".") + hint)
 
 
 def _dataset(spec: str) -> tuple[Any, int, int]:
-    """The training examples, standardized, with their labels."""
+    """Training examples, standardized, with their labels."""
     import torch
 
     from normlab.study.data import load
+    from normlab.study.data.examples import examples
+    from normlab.study.job import DataSpec
 
-    found = load(spec, 0)
-    images = torch.from_numpy(found.train.images).float()
+    found = load(DataSpec(name=spec))
+    every = max(1, len(found.train) // EXAMPLES)
+    pixels, labels = examples(found.train, "cpu").batch(torch.arange(0, len(found.train), every))
+    images = pixels.float()
     std, mean = torch.std_mean(images, (0, 2, 3), keepdim=True)
-    return ((images - mean) / std, torch.from_numpy(found.train.labels)), found.in_channels, found.num_classes
+    return ((images - mean) / std, labels), found.in_channels, found.num_classes
 
 
 def split(norms: str) -> list[str]:

@@ -77,7 +77,7 @@ def check_model(model: nn.Module, values: Values, *, force: bool) -> ScalePlan:
     """
     check_materialised(model)
     plan = plan_scales(model, values.zero_scale, values.norms, values.scope)
-    reached = plan.set + plan.kept + (() if values.scale is not None else plan.without)
+    reached = plan.set + plan.kept + (plan.without if values.scale is None or _as_made(values) else ())
     if not reached and not _of_convolutions(values):
         raise SpecError(_nothing_to_act_on(model, values))
     check_untrained(chosen_sites(model, values.norms), model, force=force)
@@ -222,6 +222,11 @@ def _converted(model: nn.Module, values: Values, to: str, streams: Streams) -> n
         if _of_convolutions(values):
             return convert(model, to).model
         return convert(model, to, where=lambda site: id(site.module) in chosen).model
+
+
+def _as_made(values: Values) -> bool:
+    """Do all norms start and learn as they would without a recipe, so that one without a scale will do?"""
+    return (values.norms, values.scale, values.lr_divisor, values.train_scale) == ("all", 1.0, 1, True)
 
 
 def _of_convolutions(values: Values) -> bool:

@@ -91,18 +91,29 @@ def put(model: nn.Module, spec: str, streams: Streams) -> nn.Module:
     Raises:
         SpecError: it cannot be converted; why.
     """
-    name = parse(spec, kind="norm").name
     _restart(model)
+    model = replace(model, spec, streams)
+    init_fan_in(model, streams)
+    return model
+
+
+def replace(model: nn.Module, spec: str, streams: Streams) -> nn.Module:
+    """Put a candidate into a model, in place, and leave all other values alone; see `put`.
+
+    Returns:
+        The model, or its new root.
+
+    Raises:
+        SpecError: it cannot be converted; why.
+    """
+    name = parse(spec, kind="norm").name
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(streams.integer("init", "convert"))  # for layers that draw values of their own
         if name in NORMS:
-            model = convert(model, spec).model
-        elif norm_sites(model):
+            return convert(model, spec).model
+        if norm_sites(model):
             model = convert(model, Affine, where=lambda site: site.kind == "batch" or not _has_batch(model)).model
-        if name in CONVS:
-            model = convert(model, spec).model
-    init_fan_in(model, streams)
-    return model
+        return convert(model, spec).model if name in CONVS else model
 
 
 def _has_batch(model: nn.Module) -> bool:

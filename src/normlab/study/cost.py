@@ -3,28 +3,52 @@
 from __future__ import annotations
 
 import math
-import tempfile
-import time
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from normlab.errors import SpecError
 from normlab.study import train as builtin
 from normlab.study.executors.local import default_workers
-from normlab.study.plan import RunSpec
-from normlab.study.run import Options, attempt
+from normlab.study.looks import design_of
+from normlab.study.stats.stopping import expected
 from normlab.study.store import Store
+from normlab.study.training import seconds_of
 
 if TYPE_CHECKING:
-    from normlab.study.study import Status, Study
+    from normlab.study.status import Status
+    from normlab.study.study import Study
 
 WORKER_START = 4.0  # seconds until a worker process has loaded torch
+MOST_MEASURED = 6  # arms
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a stopping rule makes of a whole study in which every arm gains equally.
+
+    Attributes:
+        effect: gain in SDs of a paired difference.
+        found: share of arms that are found better.
+        seeds: mean number of an arm.
+        runs: mean number of the study.
+        seconds: mean wall time of the study; None where that of a run is not known.
+    """
+
+    effect: float
+    found: float
+    seeds: float
+    runs: float
+    seconds: float | None
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds, and how they were found; None of a training function of one's own before its first run is finished."""
+    """Seconds, and how they were found; None of a training function of one's own before its first run is finished.
+
+    Attributes:
+        waiting: runs to do, at most.
+        bounds: [looks] of t, at the level of Holm's first step; empty without a stopping rule.
+        forecasts: for gains of several sizes; empty without a stopping rule.
+    """
 
     runs: int
     waiting: int
@@ -32,6 +56,8 @@ class Cost:
     seconds_per_run: float | None
     seconds: float | None
     source: str
+    bounds: tuple[float | None, ...] = ()
+    forecasts: tuple[Forecast, ...] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data."""
@@ -39,39 +65,59 @@ class Cost:
 
 
 def estimate(study: Study, status: Status, store: Store, workers: int | None) -> Cost:
-    """Wall time of what is left of a study on this machine."""
-    waiting = len(study.runs) - len(status.finished)
-    count = workers or default_workers(1)
+    """Wall time of what is left of a study on this machine, and what its stopping rule is expected to spare."""
+    waiting = len(study.runs) - len(status.finished) - len(status.needless)
+    count = workers or default_workers(study.protocol.resources.cpus)
+    each, source = _seconds_per_run(study, status, store)
+    return Cost(
+        runs=len(study.runs),
+        waiting=waiting,
+        workers=count,
+        seconds_per_run=each,
+        seconds=_wall(waiting, each, count),
+        source=source,
+        bounds=_bounds(study),
+        forecasts=tuple(_forecasts(study, each, count)),
+    )
+
+
+def _seconds_per_run(study: Study, status: Status, store: Store) -> tuple[float | None, str]:
+    first = study.protocol.seeds[0]
+    study.rehearse([run for run in study.runs if run.seed == first and run not in status.finished])
     results = [result for run in status.finished if (result := store.load(run.key)) is not None]
     if results:
-        each, source = sum(r.seconds for r in results) / len(results), f"mean of {len(results)} finished runs"
-    elif study.train is not builtin.train:  # which has epochs nobody else knows of
-        return Cost(len(study.runs), waiting, count, None, None, "unknown before a run is finished")
-    else:
-        each, source = _measure(study), "measured over three epochs"
-    rounds = math.ceil(waiting / count)
-    return Cost(len(study.runs), waiting, count, each, rounds * each + (WORKER_START if waiting else 0), source)
+        return sum(r.seconds for r in results) / len(results), f"mean of {len(results)} finished runs"
+    if study.train is not builtin.train:  # nobody else knows how it goes about it
+        return None, "unknown before a run is finished"
+    jobs = [run.job for run in study.runs if run.seed == first][:MOST_MEASURED]
+    return sum(map(seconds_of, jobs)) / len(jobs), f"drawn out from a few steps of {len(jobs)} arms"
 
 
-def _measure(study: Study) -> float:
-    """Seconds of one run: what one and three epochs of the first take, drawn out to all of them."""
-    study.rehearse(study.runs)
-    run = study.runs[0]
-    epochs = run.job["train"]["epochs"]
-    with tempfile.TemporaryDirectory() as place:
-        store = Store(Path(place)).open(create=True)
-        once = [_seconds(study, _shortened(run, n), store) for n in (1, 1, 3)]
-    each = max(0.0, (once[2] - once[1]) / 2)
-    return once[1] + each * (epochs - 1)
+def _wall(runs: float, each: float | None, workers: int) -> float | None:
+    if each is None:
+        return None
+    return math.ceil(runs / workers) * each + (WORKER_START if runs else 0)
 
 
-def _shortened(run: RunSpec, epochs: int) -> RunSpec:
-    return replace(run, job={**run.job, "train": {**run.job["train"], "epochs": epochs}})
+def _family(study: Study) -> int:
+    return len(study.protocol.family.arms or study.arms) - (study.protocol.family.arms is None)
 
 
-def _seconds(study: Study, run: RunSpec, store: Store) -> float:
-    start = time.perf_counter()
-    outcome = attempt(study.train, run, store, Options())
-    if outcome.status == "failed":
-        raise SpecError(f"the first run of the study fails: {outcome.error}")
-    return time.perf_counter() - start
+def _bounds(study: Study) -> tuple[float | None, ...]:
+    design = design_of(study.protocol)
+    if design is None:
+        return ()
+    bounds = design.bounds(design.alpha / _family(study))
+    return tuple(float(b) if math.isfinite(b) else None for b in bounds)
+
+
+def _forecasts(study: Study, each: float | None, workers: int) -> list[Forecast]:
+    design, arms = design_of(study.protocol), _family(study)
+    if design is None:
+        return []
+    share = len(study.runs) / (len(study.arms) * len(study.protocol.seeds))  # grid points, less what they share
+    found: list[Forecast] = []
+    for row in expected(design, arms):
+        runs = share * (arms * row.seeds + (len(study.arms) - arms) * row.baseline)
+        found.append(Forecast(row.effect, row.found, row.seeds, runs, _wall(runs, each, workers)))
+    return found

@@ -28,8 +28,12 @@ def identity(function: Callable[..., Any]) -> str:
             f"train={function!r} should be a function written with `def`, whose runs can be recognised another day; "
             "put the values it is bound to into the arms"
         )
-    digest = hashlib.sha256("\n".join(_texts(function, function.__module__, set())).encode())
-    return f"{function.__qualname__}@{digest.hexdigest()[:12]}"
+    return f"{function.__qualname__}@{fingerprint(function)}"
+
+
+def fingerprint(value: FunctionType | type) -> str:
+    """The hash in `identity`, of a function or a class."""
+    return hashlib.sha256("\n".join(_texts(value, value.__module__, set())).encode()).hexdigest()[:12]
 
 
 def _texts(value: Any, module: str, seen: set[int]) -> Iterator[str]:

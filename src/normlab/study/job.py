@@ -12,6 +12,18 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Count = Annotated[int, Field(ge=1)]
 
 
+METRICS = (
+    "test_accuracy",
+    "test_loss",
+    "validation_accuracy",
+    "validation_loss",
+    "train_accuracy",
+    "train_loss",
+    "best_epoch",
+)
+"""What the built-in trainer returns of each run; accuracies in %, losses in nats."""
+
+
 class Strict(BaseModel):
     """Base of all spec models: immutable, no unknown keys, no silent conversion ("3" is no number)."""
 
@@ -44,10 +56,12 @@ class ModelSpec(Strict):
         name: `resnet8(width=16)`, `timm:resnet18`, `torchvision:resnet18`, `file.py:factory`.
         stem: "cifar" keeps more of a small image than the network would of its own accord: no pooling and fewer
             strides at the start, as the papers do on 32×32.
+        source: hash of a factory's code, filled in by `canonical_model`, so that other code makes other runs.
     """
 
     name: str
     stem: Literal["own", "cifar"] = "own"
+    source: str | None = None
 
 
 class TrainSpec(Strict):
@@ -55,19 +69,22 @@ class TrainSpec(Strict):
 
     Attributes:
         lr: learning rate at the start, of everything the recipe does not slow down.
+        momentum: of SGD; β₁ of AdamW.
         weight_decay: on weights of convolutions and linear layers only (the recipe's groups decide).
         schedule: "cosine" is the half cosine of the paper, set once an epoch; "steps" multiplies the rate by
             `step_factor` at each epoch of `milestones`.
         eta_min: floor of the cosine, shared by all groups as in the official code.
         select: which epoch's model is tested: the first of best validation accuracy, or the last.
-        optimizer: "sgd", "adamw", or one with SAM around it, `sam(rho=0.5, scope="norm")`.
+        optimizer: "sgd", "sgd(nesterov=True)", "adamw(beta2=0.999)", or SAM, SAM-ON or ASAM around one of them:
+            `sam(rho=0.5, scope="norm", adaptive="elementwise", base="sgd")`; see `training.optimizers`.
         augment: what happens to training images, in this order: "flip", "crop(padding=4)", "crop(size=224)".
         precision: "auto" is bf16 on a GPU that has it and fp32 elsewhere; on a CPU tf32 is fp32.
         compile: with torch.compile; by default on a GPU only.
         channels_last: layout of images and weights in memory; by default yes.
-        ema: decay of an exponential moving average of the weights, which is then what is validated and tested.
+        ema: decay of an exponential moving average of the weights, which is then what is validated and tested, with
+            running statistics computed anew from training batches.
         label_smoothing: share of the target spread evenly over all classes.
-        clip_grad_norm: largest norm of the gradient of all parameters together.
+        clip_grad_norm: largest norm of the gradient of all parameters together; with SAM of the second one.
     """
 
     epochs: Count
@@ -95,7 +112,10 @@ class ArmSpec(Strict):
 
     Attributes:
         recipe: initial values and parameter groups.
-        norm: another normalizer in place of the network's, by `convert`, before the recipe.
+        norm: another normalizer in place of the network's, by `convert`, before the recipe: "switch",
+            "group(num_groups=8)". A convolution with a normalized kernel ("weight_standardized", "conv_norm") works
+            without normalization layers, of which scale and shift remain; "none" leaves scale and shift alone.
+            The recipe "baseline" then starts every scale at 1, whatever normalizes.
         optimizer: instead of `train.optimizer`.
         train: values of `[train]` that the arm changes.
     """
@@ -104,6 +124,13 @@ class ArmSpec(Strict):
     norm: str | None = None
     optimizer: str | None = None
     train: dict[str, JsonValue] = {}
+
+    def __str__(self) -> str:
+        """The recipe, where that is all; or else what the arm sets, as in a study file."""
+        changes = {"norm": self.norm, "optimizer": self.optimizer}
+        changes |= {f"train.{key}": value for key, value in self.train.items()}
+        given = [f"{key} = {value}" for key, value in changes.items() if value is not None]
+        return ", ".join([self.recipe, *given]) if given else self.recipe
 
 
 class TrainJob(Strict):

@@ -6,17 +6,16 @@ import hashlib
 import itertools
 import json
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
 from normlab.errors import SpecError, UnknownName
-from normlab.recipes import canonical
 from normlab.seeding import resolve_seed
-from normlab.study.data import DATASETS
 from normlab.study.job import ArmSpec, TrainJob, as_json
-from normlab.study.models import canonical_model
 from normlab.study.reading import merge, validate
 from normlab.study.spec import OwnStudySpec, Protocol, StudySpec
+from normlab.study.training.check import canonical_job
 
 ENGINE = 1  # part of every hash; raised when the same job would give other numbers than before
 
@@ -62,9 +61,18 @@ def plan(study: StudySpec, function: str) -> tuple[RunSpec, ...]:
 def own_jobs(study: OwnStudySpec) -> dict[Point, dict[str, Any]]:
     """What a training function of one's own gets, by grid point and arm."""
     return {
-        point: {name: {**arm, **dict(point)} if point else arm for name, arm in study.arms.items()}
+        point: {name: _laid_over(study.common, arm, point) for name, arm in study.arms.items()}
         for point in _points(study.grid)
     }
+
+
+def _laid_over(common: Mapping[str, Any], arm: Any, point: Point) -> Any:
+    """The arm over what is common to all, and the grid's values over both; an arm that is no table stays as it is."""
+    if not isinstance(arm, dict):
+        return arm
+    tree = deepcopy(dict(common))
+    merge(tree, arm)
+    return {**tree, **dict(point)}
 
 
 def _points(grid: Mapping[str, list[Any]]) -> list[Point]:
@@ -95,20 +103,9 @@ def resolve(study: StudySpec, arm: str, point: Point) -> dict[str, Any]:
         tree["train"]["optimizer"] = chosen.optimizer
     job = validate(TrainJob, {**tree, "recipe": chosen.recipe, "norm": chosen.norm}, where=where)
     try:
-        return as_json(_canonical(job))
+        return as_json(canonical_job(job))
     except SpecError as error:
         raise SpecError(f"{where}{error}") from None
-
-
-def _canonical(job: TrainJob) -> TrainJob:
-    """The job with every name checked and its defaults written out."""
-    return job.model_copy(
-        update={
-            "recipe": canonical(job.recipe),
-            "model": job.model.model_copy(update={"name": canonical_model(job.model.name)}),
-            "data": job.data.model_copy(update={"name": str(DATASETS.parse(job.data.name, given=("rng",)))}),
-        }
-    )
 
 
 def _nested(key: str, value: Any, tree: Mapping[str, Any]) -> dict[str, Any]:

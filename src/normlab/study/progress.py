@@ -9,14 +9,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from normlab.study.executors.local import Event
-from normlab.study.plan import RunSpec
+from normlab.study.executors.events import Event
 from normlab.study.store import Store
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from normlab.study.study import Status
+    from normlab.study.status import Status
 
 LINE_EVERY = 30.0  # seconds between lines without a terminal
 
@@ -36,6 +35,8 @@ class Tally:
         """Take in one event."""
         if event.kind == "started" and event.run is not None:
             self.running[event.run.key] = store.progress(event.run.key)
+        if event.kind == "lost" and event.run is not None:
+            self.running.pop(event.run.key, None)
         if event.kind == "ended" and event.run is not None and event.outcome is not None:
             self.worked += 1 - self.running.pop(event.run.key, 0.0)
             self.done += 1
@@ -70,12 +71,16 @@ def clock(seconds: float) -> str:
 
 @contextmanager
 def display(
-    runs: tuple[RunSpec, ...], status: Status, store: Store, *, enabled: bool
-) -> Generator[Callable[[Event], None], None, None]:
-    """Show events on standard error while inside; yields the function that takes them."""
+    total: int, status: Status, store: Store, *, enabled: bool
+) -> Generator[Callable[[Event, int], None], None, None]:
+    """Show events on standard error while inside; yields the function that takes them.
+
+    Args:
+        total: runs of the study, as far as one can tell: a stopping rule takes some away, so each event tells it anew.
+    """
     from rich.console import Console
 
-    tally = Tally(len(runs), len(status.finished))
+    tally = Tally(total, len(status.finished))
     console = Console(stderr=True, quiet=not enabled)
     for run in status.damaged:
         console.print(
@@ -91,31 +96,33 @@ def display(
 
 
 @contextmanager
-def _bar(tally: Tally, store: Store, console: Console) -> Generator[Callable[[Event], None], None, None]:
+def _bar(tally: Tally, store: Store, console: Console) -> Generator[Callable[[Event, int], None], None, None]:
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
     columns = SpinnerColumn(), BarColumn(), TextColumn("{task.description}")
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(tally.text(store), total=tally.total, completed=tally.done)
 
-        def show(event: Event) -> None:
+        def show(event: Event, total: int) -> None:
+            tally.total = total
             tally.update(event, store)
-            if event.outcome is not None and event.outcome.status != "ok":
-                bar.console.print(_complaint(event), style="yellow", markup=False)
+            if text := _complaint(event):
+                bar.console.print(text, style="yellow", markup=False)
             shares = sum(store.progress(key) for key in tally.running)
-            bar.update(task, completed=tally.done + shares, description=tally.text(store))
+            bar.update(task, total=total, completed=tally.done + shares, description=tally.text(store))
 
         yield show
 
 
-def _lines(tally: Tally, store: Store) -> Callable[[Event], None]:
+def _lines(tally: Tally, store: Store) -> Callable[[Event, int], None]:
     last = time.monotonic()
 
-    def show(event: Event) -> None:
+    def show(event: Event, total: int) -> None:
         nonlocal last
+        tally.total = total
         tally.update(event, store)
-        if event.outcome is not None and event.outcome.status != "ok":
-            print(_complaint(event), file=sys.stderr, flush=True)
+        if text := _complaint(event):
+            print(text, file=sys.stderr, flush=True)
         if time.monotonic() - last > LINE_EVERY or tally.done == tally.total:
             last = time.monotonic()
             print(tally.text(store), file=sys.stderr, flush=True)
@@ -123,12 +130,16 @@ def _lines(tally: Tally, store: Store) -> Callable[[Event], None]:
     return show
 
 
-def _nothing(_: Event) -> None:
+def _nothing(_: Event, __: int) -> None:
     pass
 
 
 def _complaint(event: Event) -> str:
-    assert event.run is not None
-    assert event.outcome is not None
+    """What people should know of an event: `small, seed 3, train.lr 0.1: failed ValueError: ...`; "" for most."""
+    text = event.note
+    if event.outcome is not None and event.outcome.status != "ok":
+        text = f"{event.outcome.status} {event.outcome.error}".rstrip()
+    if event.run is None or not text:
+        return text
     point = "".join(f", {key} {value}" for key, value in event.run.point)
-    return f"{event.run.arm}, seed {event.run.seed}{point}: {event.outcome.status} {event.outcome.error}".rstrip()
+    return f"{event.run.arm}, seed {event.run.seed}{point}: {text}"

@@ -15,6 +15,16 @@ from normlab.study.spec import OwnStudySpec, StudySpec
 
 M = TypeVar("M", bound=BaseModel)
 
+DECISIVE = (
+    "data.",
+    "model.",
+    "train",
+    "arms.",
+    "common.",
+    "function",
+    "metric",
+)  # what published numbers are numbers of
+
 
 def read_toml(path: Path, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
     """A study file as nested dicts, `key.path=value` overrides applied; the name defaults to the file's stem.
@@ -32,6 +42,8 @@ def read_toml(path: Path, overrides: tuple[str, ...] = ()) -> dict[str, Any]:
         raise SpecError(f"{path} is not TOML: {error}") from None
     for override in overrides:
         merge(tree, parse_override(override))
+    if isinstance(tree.get("published"), dict):
+        tree["published"]["changed"] = [text.strip() for text in overrides if text.startswith(DECISIVE)]
     return {"name": path.stem, **tree}
 
 

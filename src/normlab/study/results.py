@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +12,22 @@ import numpy as np
 import tomli_w
 from numpy.typing import NDArray
 
-from normlab.errors import StoreError, UnknownName
+from normlab.errors import SpecError, StoreError, UnknownName
+from normlab.study.agenda import needless, read_log
+from normlab.study.description import heading, methods
+from normlab.study.looked import about_changes, about_looks, as_looked_at
+from normlab.study.looks import looks_at
 from normlab.study.plan import Point, RunSpec
+from normlab.study.published import reproductions
 from normlab.study.report.document import Document, Failure, Panel
+from normlab.study.result import RunResult
 from normlab.study.spec import Protocol, StudySpec
 from normlab.study.stats import compare
-from normlab.study.stats.result import Floats, Scores, Settings
-from normlab.study.store import RunResult, Store
+from normlab.study.stats.result import Comparisons, Floats, Scores, Settings
+from normlab.study.stats.stopping.judge import Stopping
+from normlab.study.store import Store
+
+UNDRAWN = ("lr", "seconds")  # kept of every epoch, and no finding
 
 
 @dataclass(frozen=True)
@@ -30,6 +39,7 @@ class Results:
         arms: name → how it is defined.
         finished: key → result.
         failures: key → traceback of runs that raised.
+        log: the looks that the stopping rule has made, as the store has them.
     """
 
     protocol: Protocol
@@ -37,6 +47,7 @@ class Results:
     arms: Mapping[str, str]
     finished: Mapping[str, RunResult]
     failures: Mapping[str, str]
+    log: tuple[Mapping[str, Any], ...] = ()
 
     @classmethod
     def gather(cls, protocol: Protocol, runs: tuple[RunSpec, ...], arms: Mapping[str, str], store: Store) -> Results:
@@ -53,7 +64,9 @@ class Results:
                 finished[run.key] = result
             elif (text := store.failure(run.key)) is not None:
                 failures[run.key] = text
-        return cls(protocol, runs, arms, finished, failures)
+        for key in failures.keys() & needless(protocol, runs, finished):
+            del failures[key]
+        return cls(protocol, runs, arms, finished, failures, tuple(read_log(store)))
 
     @property
     def points(self) -> tuple[Point, ...]:
@@ -66,7 +79,7 @@ class Results:
         Raises:
             UnknownName: no finished run has the metric.
         """
-        self._check_metric()
+        check_metric(self.protocol, self.finished.values())
         runs = [run for run in self.runs if run.point == point]
         results = {(run.arm, str(run.seed)): self.finished.get(run.key) for run in runs}
         arms, seeds = tuple(self.arms), tuple(str(seed) for seed in self.protocol.seeds)
@@ -100,10 +113,11 @@ class Results:
             panels=tuple(self._panel(point) for point in self.points),
             spec=tomli_w.dumps(definition(self.protocol, self.arms)),
             arms=self.arms,
-            methods=_methods(self.protocol),
+            methods=methods(self.protocol),
             environment=_environment(finished),
             failures=tuple(self._failure(run) for run in self.runs if run.key in self.failures),
             runs=(len(finished), len({run.key for run in self.runs})),
+            needless=len(needless(self.protocol, self.runs, self.finished) - set(self.finished)),
             seconds=sum(result.seconds for result in finished) if finished else None,
         )
 
@@ -112,11 +126,6 @@ class Results:
         from normlab.study.report.files import write_all
 
         return write_all(self.compare(), Path(directory))
-
-    def _check_metric(self) -> None:
-        names = {name for result in self.finished.values() for name in result.metrics}
-        if self.finished and self.protocol.metric not in names:
-            raise UnknownName("metric", self.protocol.metric, names)
 
     def _value(self, result: RunResult | None) -> float:
         value = None if result is None else result.metrics.get(self.protocol.metric)
@@ -128,12 +137,23 @@ class Results:
             baseline=self.protocol.baseline, family=tuple(family) if family else None, **analysis.model_dump()
         )
         varied = dict(point)
-        title = " · ".join([*_title(self.protocol, varied), *(f"{key} {value}" for key, value in point)])
-        return Panel(compare(self.scores(point), settings, title=title), self._curves(point))
+        title = " · ".join([*heading(self.protocol, varied), *(f"{key} {value}" for key, value in point)])
+        comparisons = self._compare(point, settings, title)
+        beside = reproductions(self.protocol.published, comparisons.scores, point, self.points, analysis.confidence)
+        return Panel(comparisons, self._curves(point), beside)
+
+    def _compare(self, point: Point, settings: Settings, title: str) -> Comparisons:
+        scores, looks = self.scores(point), looks_at(self.protocol, self.runs, point, self.finished)
+        if looks is None:
+            found, notes = compare(scores, settings, title), ()
+        else:
+            found = compare(as_looked_at(scores, looks), settings, title, Stopping(looks.design, looks.courses))
+            notes = about_looks(looks)
+        return replace(found, findings=(*about_changes(point, self.protocol, self.log), *found.findings, *notes))
 
     def _curves(self, point: Point) -> dict[str, dict[str, Floats]]:
         runs = [run for run in self.runs if run.point == point and run.key in self.finished]
-        names = dict.fromkeys(name for run in runs for name in self.finished[run.key].curves)
+        names = dict.fromkeys(name for run in runs for name in self.finished[run.key].curves if name not in UNDRAWN)
         return {name: {arm: _stack(self._rows(runs, arm, name)) for arm in self.arms} for name in names}
 
     def _rows(self, runs: list[RunSpec], arm: str, name: str) -> list[Floats]:
@@ -144,6 +164,24 @@ class Results:
         text = self.failures[run.key]
         at = " ".join(f"{key}={value}" for key, value in run.point)
         return Failure(run.arm, f"{run.seed} {at}".strip(), text.strip().splitlines()[-1], text)
+
+
+def check_metric(protocol: Protocol, results: Iterable[RunResult]) -> None:
+    """Refuse a study whose metric is not among what finished runs have.
+
+    Raises:
+        UnknownName: none of them has it.
+        SpecError: some do not; they were made by an earlier version of the trainer, say.
+    """
+    metrics = [result.metrics for result in results if result.status == "ok"]
+    without = [names for names in metrics if protocol.metric not in names]
+    if without and len(without) == len(metrics):
+        raise UnknownName("metric", protocol.metric, {name for names in metrics for name in names})
+    if without:
+        raise SpecError(
+            f"{len(without)} of {len(metrics)} finished runs do not say their {protocol.metric}: choose another "
+            "metric, or another store (--store), where they are made again"
+        )
 
 
 def definition(protocol: Protocol, arms: Mapping[str, str]) -> dict[str, Any]:
@@ -180,38 +218,6 @@ def _stack(rows: list[Floats]) -> Floats:
     for line, row in zip(table, rows, strict=True):
         line[: len(row)] = row
     return table
-
-
-def _title(protocol: Protocol, varied: Mapping[str, Any]) -> list[str]:
-    if not isinstance(protocol, StudySpec):
-        return [protocol.name]
-    parts = {
-        "data.name": protocol.data.name,
-        "model.name": protocol.model.name,
-        "train.lr": f"lr {protocol.train.lr:g}",
-    }
-    return [text for key, text in parts.items() if key not in varied]
-
-
-def _methods(protocol: Protocol) -> tuple[str, ...]:
-    """Facts for the methods paragraph, in whole sentences."""
-    rule = "by the MD5 rule of Davis and Frank" if protocol.seed_scheme == "md5" else "taken as they are"
-    seeds = (
-        f"Each of the {len(protocol.seeds)} seeds ({rule}) gave every arm the same initial values (each parameter "
-        "drawn from a stream keyed by its name), the same order of batches and the same data split."
-    )
-    if not isinstance(protocol, StudySpec):
-        return (f"Each of the {len(protocol.seeds)} seeds ({rule}) gave every arm the same named random streams.",)
-    train = protocol.train
-    schedule = "a half-cosine learning-rate schedule" if train.schedule == "cosine" else "a constant learning rate"
-    chosen = {"best_val": "the first epoch of best validation accuracy", "last": "the last epoch"}[train.select]
-    return (
-        f"We trained {protocol.model.name} on {protocol.data.name} (split seed {protocol.data.split_seed}) for "
-        f"{train.epochs} epochs with SGD (learning rate {train.lr:g}, momentum {train.momentum:g}, batch size "
-        f"{train.batch_size}, weight decay {train.weight_decay:g} on weights only) and {schedule}.",
-        f"The model of {chosen} was tested.",
-        seeds,
-    )
 
 
 def _environment(results: list[RunResult]) -> dict[str, str]:

@@ -2,32 +2,50 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import reprlib
 import traceback
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 
-from normlab.errors import SpecError
+from normlab.errors import ProcessLost, SpecError, StoreError
 from normlab.seeding import Streams
 from normlab.study.context import Context, Diverged
+from normlab.study.distributed import World
 from normlab.study.environment import environment
 from normlab.study.plan import RunSpec
-from normlab.study.store import RunResult, Store
+from normlab.study.result import RunResult
+from normlab.study.store import Store
+
+NO_ROOM = errno.ENOSPC, errno.EDQUOT
 
 TrainFunction = Callable[[Any, Streams, Context], Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
 class Options:
-    """How runs are carried out; nothing here changes their numbers on a CPU, `threads` aside."""
+    """How runs are carried out; nothing here changes their numbers on a CPU, `threads` and `devices` aside.
+
+    Attributes:
+        threads: torch threads, and cores, of each process of a run.
+        device: "cpu", "cuda", "cuda:1", "mps", or "auto", which executors settle before a run starts.
+        devices: processes of a run, which share each batch.
+        gpus: of each process; 0.25 puts four runs on one.
+        memory: GiB of a run, for Ray to place it by.
+        checkpoint_seconds: time between checkpoints.
+    """
 
     threads: int = 1
     device: str = "cpu"
+    devices: int = 1
+    gpus: float = 0.0
+    memory: float | None = None
     checkpoint_seconds: float = 10.0
 
 
@@ -47,16 +65,46 @@ def attempt(function: TrainFunction, run: RunSpec, store: Store, options: Option
 
     Raises:
         StoreError: neither can be filed; the disk is full, say.
+        ProcessLost: so that no other run can be carried out either.
     """
-    context = Context(store.prepare(run.key), options.device, options.checkpoint_seconds)
+    context = Context(
+        store.prepare(run.key), options.device, options.checkpoint_seconds, keep=partial(store.keep, run.key)
+    )
     try:
-        with _threads(options.threads):
+        with threads(options.threads), _world(function, run, options) as context.world:
             result = _call(function, run, context, options)
         store.write(result)
         return Outcome(run, result.status, result.seconds, tuple(result.metrics))
+    except StoreError:
+        raise
     except (Exception, SystemExit) as error:
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            raise StoreError(_full(error, store)) from None
         store.write_failure(run.key, traceback.format_exc())
+        if isinstance(error, ProcessLost):
+            raise
         return Outcome(run, "failed", context.elapsed, error=_last_line(error))
+
+
+def _full(error: OSError, store: Store) -> str:
+    where = f" ({error.filename})" if error.filename else ""
+    return (
+        f"the training function could not write: {error.strerror}{where}; what is finished is kept in {store}, and the "
+        "same command goes on"
+    )
+
+
+@contextmanager
+def _world(function: TrainFunction, run: RunSpec, options: Options) -> Generator[World, None, None]:
+    """The processes of the run: this one, or this one and others, who carry it out with us inside."""
+    if options.devices == 1:
+        yield World()
+        return
+    from normlab.study.processes.helper import Task
+    from normlab.study.processes.team import shared
+
+    with shared(Task(function, run, options)) as round_:
+        yield round_.world
 
 
 def _call(function: TrainFunction, run: RunSpec, context: Context, options: Options) -> RunResult:
@@ -86,7 +134,11 @@ def _call(function: TrainFunction, run: RunSpec, context: Context, options: Opti
             "correct": packed,
             "examples": examples,
             "seconds": context.elapsed,
-            "environment": environment(options.device, options.threads),
+            "environment": {
+                **environment(options.device, options.threads),
+                **({"processes": str(context.world.size)} if context.world.size > 1 else {}),
+                **context.facts,
+            },
         }
     )
 
@@ -131,7 +183,7 @@ def _last_line(error: BaseException) -> str:
 
 
 @contextmanager
-def _threads(count: int) -> Generator[None, None, None]:
+def threads(count: int) -> Generator[None, None, None]:
     """torch's thread count inside; it decides how sums are split, so it is part of what makes a run repeatable."""
     import torch
 

@@ -10,9 +10,23 @@ from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from normlab.errors import SpecError, UnknownName
 from normlab.seeding import SeedScheme
-from normlab.study.job import ArmSpec, Count, DataSpec, JsonValue, ModelSpec, NonNegative, Positive, Strict, TrainSpec
+from normlab.study.job import (
+    METRICS,
+    ArmSpec,
+    Count,
+    DataSpec,
+    JsonValue,
+    ModelSpec,
+    NonNegative,
+    Positive,
+    Strict,
+    TrainSpec,
+)
+from normlab.study.published import PublishedSpec
 
 MOST_SEEDS = 10_000
+EARLIEST_LOOK = 4  # unless another is asked for: three differences say too little
+MOST_LOOKS = 20  # that are paid for; the bounds of each are simulated
 
 
 def _each_once(grid: dict[str, list[JsonValue]]) -> dict[str, list[JsonValue]]:
@@ -48,7 +62,8 @@ class StoppingSpec(Strict):
 
     Attributes:
         rule: "obrien_fleming" and "pocock" look at `looks` only; "anytime" after every seed.
-        looks: numbers of finished seeds at which the study is looked at; the last one is all seeds.
+        looks: numbers of finished seeds at which the study is looked at; the last one is all seeds. Unless given, a
+            third of the seeds, two thirds, and all, but none before the fourth.
         futility: an arm whose chance to be found better by the last look, given the data so far, falls below this is
             given up; 0 = never. Giving up does not raise the chance of a false "better".
     """
@@ -56,6 +71,35 @@ class StoppingSpec(Strict):
     rule: Literal["fixed", "obrien_fleming", "pocock", "anytime"] = "fixed"
     looks: list[Annotated[int, Field(ge=2)]] | None = None
     futility: Annotated[float, Field(ge=0, lt=0.5)] = 0.0
+
+    @model_validator(mode="after")
+    def _fit(self) -> StoppingSpec:
+        if self.looks is not None and self.rule in ("fixed", "anytime"):
+            when = "looks at the end only" if self.rule == "fixed" else "looks after every seed"
+            raise ValueError(f'rule "{self.rule}" {when}: leave looks out, or take "obrien_fleming" or "pocock"')
+        if self.looks is not None and (not self.looks or sorted(set(self.looks)) != self.looks):
+            raise ValueError(f"looks {self.looks} should rise, as in [5, 10, 15]")
+        if self.looks is not None and len(self.looks) > MOST_LOOKS:
+            raise ValueError(f'{len(self.looks)} looks given; {MOST_LOOKS} are the most, and "anytime" looks always')
+        if self.futility and self.rule == "fixed":
+            raise ValueError('rule "fixed" runs all seeds, so futility has no effect; choose another rule')
+        return self
+
+    def looks_of(self, seeds: int) -> tuple[int, ...]:
+        """The numbers of pairs at which a study of so many seeds is looked at.
+
+        Raises:
+            ValueError: the last look is not the last seed.
+        """
+        if self.rule == "fixed":
+            return (seeds,)
+        if self.rule == "anytime":
+            return tuple(range(2, seeds + 1))
+        thirds = [n for n in (round(seeds / 3), round(2 * seeds / 3)) if EARLIEST_LOOK <= n < seeds]
+        looks = self.looks or [*thirds, seeds]
+        if looks[-1] != seeds:
+            raise ValueError(f"stopping.looks {looks} should end with the number of seeds, {seeds}")
+        return tuple(dict.fromkeys(looks))
 
 
 class ResourcesSpec(Strict):
@@ -72,21 +116,6 @@ class ResourcesSpec(Strict):
     gpus: NonNegative = 0.0
     memory: Positive | None = None
     devices: Count = 1
-
-
-class PublishedSpec(Strict):
-    """`[published]`: numbers to compare the measured ones with.
-
-    Attributes:
-        source: where they stand, "Davis and Frank, table 1(a)".
-        seeds: how many runs each mean and SD is of; None where the source does not say.
-        values: grid point → arm → mean, or mean and SD, in the unit of the metric; a point is written as in `[grid]`,
-            `"train.lr=0.1"`, several joined by ", ", and "" where there is no grid.
-    """
-
-    source: str
-    seeds: Annotated[int, Field(ge=2)] | None = None
-    values: dict[str, dict[str, list[float]]]
 
 
 class Protocol(Strict):
@@ -131,6 +160,11 @@ class Protocol(Strict):
             raise ValueError(f"{MOST_SEEDS:,} seeds are the most")
         return labels
 
+    @model_validator(mode="after")
+    def _looks_fit(self) -> Protocol:
+        self.stopping.looks_of(len(self.seeds))
+        return self
+
     def check_arms(self, arms: Mapping[str, Any]) -> None:
         """Raise SpecError where baseline or family name no arm, or there is nothing to compare."""
         if self.baseline not in arms:
@@ -145,8 +179,14 @@ class Protocol(Strict):
 
 
 class StudySpec(Protocol):
-    """A study file."""
+    """A study file.
 
+    Attributes:
+        function: carries out the runs instead of the built-in trainer, "file.py:function", the file beside the study
+            file, or "package.module:function"; it gets each arm's `TrainJob` as plain data, and may use `Trainer`.
+    """
+
+    function: str | None = None
     data: DataSpec
     model: ModelSpec
     train: TrainSpec
@@ -169,7 +209,17 @@ class StudySpec(Protocol):
     @model_validator(mode="after")
     def _consistent(self) -> StudySpec:
         self.check_arms(self.arms)
+        if self.function is None:
+            self._check_metric()
+        if self.published is not None:
+            self.published.check(self.arms, self.grid)
         return self
+
+    def _check_metric(self) -> None:
+        if self.metric not in METRICS:
+            raise UnknownName("metric", self.metric, METRICS)
+        if self.metric.endswith("loss") and self.analysis.better == "higher":
+            raise SpecError(f"metric = {self.metric!r} is better when it is lower: write analysis.better = 'lower'")
 
 
 class OwnStudySpec(Protocol):
@@ -178,17 +228,22 @@ class OwnStudySpec(Protocol):
     Attributes:
         train: "file.py:function", the file beside the study file, or "package.module:function"; see `Study`.
         arms: name → what the function gets to tell the arms apart.
+        common: what every arm that is a table gets too; the arm's own keys come before these.
         grid: keys of these, when they are tables, that all arms get.
     """
 
     train: str
     arms: dict[str, JsonValue]
+    common: dict[str, JsonValue] = Field(default_factory=dict)
     grid: Grid = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _consistent(self) -> OwnStudySpec:
         self.check_arms(self.arms)
         plain = [name for name, arm in self.arms.items() if not isinstance(arm, dict)]
-        if self.grid and plain:
-            raise ValueError(f"arms.{plain[0]} should be a table, since [grid] gives every arm its keys")
+        if (self.grid or self.common) and plain:
+            giver = "[grid]" if self.grid else "[common]"
+            raise ValueError(f"arms.{plain[0]} should be a table, since {giver} gives every arm its keys")
+        if self.published is not None:
+            self.published.check(self.arms, self.grid)
         return self

@@ -1,4 +1,4 @@
-"""Runs on disk, one directory each, named by the run's hash.
+"""Runs on disk or behind a URL, one folder each, named by the run's hash.
 
 <store>/store.json            what this directory is, and how the study was defined last
 <store>/lock                  held while somebody runs the study
@@ -12,124 +12,149 @@ from __future__ import annotations
 import json
 import os
 import socket
+import time
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
-from filelock import FileLock, Timeout
-from numpy.typing import NDArray
-from pydantic import model_validator
-
-from normlab.atomic import write_atomically
-from normlab.errors import SpecError, StoreError, StoreLocked
+from normlab.errors import SpecError, StoreError
 from normlab.study.context import CHECKPOINT, PROGRESS
-from normlab.study.job import Strict
 from normlab.study.reading import validate
+from normlab.study.result import RunResult
+from normlab.study.storage import storage
 
 FORMAT = 1
-RESULT, TRACEBACK = "result.json", "traceback.txt"
-
-
-class RunResult(Strict):
-    """What is kept of a finished run.
-
-    Attributes:
-        status: "diverged" is a result: training became non-finite.
-        metrics: by name; None stands for a non-finite value.
-        curves: name → one value per logged row; None for a non-finite value.
-        correct: hexadecimal, bit-packed: which test examples were classified correctly; None where unknown.
-        examples: number of those test examples.
-        seconds: computing time.
-    """
-
-    key: str
-    seed: int
-    function: str
-    job: Any
-    status: Literal["ok", "diverged"]
-    reason: str = ""
-    counted_as: str = ""
-    metrics: dict[str, float | None]
-    curves: dict[str, list[float | None]]
-    correct: str | None = None
-    examples: int = 0
-    seconds: float
-    environment: dict[str, str]
-
-    @model_validator(mode="after")
-    def _whole(self) -> RunResult:
-        if self.correct is not None and len(bytes.fromhex(self.correct)) != -(-self.examples // 8):
-            raise ValueError(f"correct is not of {self.examples} examples")
-        return self
-
-    def correctness(self) -> NDArray[np.bool_] | None:
-        """[examples] bool, or None where the training function did not say."""
-        if self.correct is None:
-            return None
-        packed = np.frombuffer(bytes.fromhex(self.correct), dtype=np.uint8)
-        return np.unpackbits(packed, count=self.examples).astype(bool)
+MARKER, RESULT, TRACEBACK = "store.json", "result.json", "traceback.txt"
+PASSING = CHECKPOINT, PROGRESS, TRACEBACK  # files that a finished run no longer has
+REMOTE_EVERY = 5.0  # seconds between two looks at how far a run is, behind a URL
 
 
 class Store:
-    """A directory of runs; see the module's text for its layout."""
+    """The runs of a study; see the module's text for its layout.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    Args:
+        place: a directory, or a URL that fsspec reaches, `s3://bucket/study`.
+    """
+
+    def __init__(self, place: Path | str) -> None:
+        self.files = storage(place)
+        self._shares: dict[str, tuple[float, float]] = {}  # key → when asked, share done
+        self._sent: dict[str, float] = {}  # key → when this process told its share
+
+    def __str__(self) -> str:
+        return str(self.files)
+
+    @property
+    def path(self) -> Path:
+        """The directory; for a URL, the one on this machine where reports go."""
+        return self.files.path
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it is behind a URL, where looking takes time."""
+        return str(self.files) != str(self.files.path)
+
+    def absolute(self) -> Store:
+        """The same store, whatever the working directory becomes."""
+        return Store(self.files.absolute().path if not self.is_remote else str(self))
 
     def open(self, *, create: bool) -> Store:
-        """Check that the directory is a store, or make it one.
+        """Check that the place is a store, or make it one.
 
         Raises:
             StoreError: it cannot be written, holds something else, or is of another format.
         """
-        marker = self.path / "store.json"
         try:
-            if marker.exists():
-                self._check_format(marker)
-            elif self.path.is_dir() and any(self.path.iterdir()) and not (self.path / "runs").is_dir():
-                raise StoreError(f"{self.path} holds files but is no store of runs; name an empty or new directory")
+            text = self.read(MARKER)
+            if text is not None:
+                self._check_format(text)
+            elif (names := self.files.names("")) and "runs" not in names:
+                raise StoreError(f"{self} holds files but is no store of runs; name an empty or new directory")
             elif create:
-                (self.path / "runs").mkdir(parents=True, exist_ok=True)
                 self.describe({})
         except OSError as error:
-            raise StoreError(
-                f"cannot use {self.path} as a store: {error.strerror}; choose another with --store"
-            ) from None
+            why = error.strerror or str(error)
+            raise StoreError(f"cannot use {self} as a store: {why}; choose another with --store") from None
         return self
 
-    def _check_format(self, marker: Path) -> None:
+    def check_visible(self) -> None:
+        """Refuse to begin a run where the store that the study was started with is not to be seen.
+
+        Raises:
+            StoreError: says which machine.
+        """
+        if self.read(MARKER) is None:
+            raise StoreError(
+                f"{socket.gethostname()} does not see the store {self}; on a cluster it must be on storage that all "
+                "nodes share: a directory of a shared file system, or a URL like s3://bucket/study"
+            )
+
+    def _check_format(self, text: str) -> None:
         try:
-            found = json.loads(marker.read_text(encoding="utf-8"))["format"]
+            found = json.loads(text)["format"]
         except (ValueError, KeyError, TypeError):
             raise StoreError(
-                f"{marker} is damaged; the runs beside it are not. Delete that file and run again"
+                f"{self}/{MARKER} is damaged; the runs beside it are not. Delete that file and run again"
             ) from None
         if found != FORMAT:
-            raise StoreError(
-                f"{self.path} has format {found}, this normlab writes {FORMAT}; choose another with --store"
-            )
+            raise StoreError(f"{self} has format {found}, this normlab writes {FORMAT}; choose another with --store")
 
     def describe(self, definition: Mapping[str, Any]) -> None:
         """Write down what the store is for."""
         text = json.dumps({"format": FORMAT, "study": definition}, indent=1, ensure_ascii=False)
-        write_atomically(self.path / "store.json", text)
+        self.files.write(MARKER, text.encode())
+
+    def read(self, name: str) -> str | None:
+        """A file beside the runs, None where there is none.
+
+        Raises:
+            StoreError: it cannot be read.
+        """
+        try:
+            return self.files.read(name).decode()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StoreError(f"cannot read {self}/{name}: {error.strerror}") from None
+
+    def save(self, name: str, text: str) -> None:
+        """Write a file beside the runs, so that a reader sees the old one or the new one."""
+        with self._writing(name):
+            self.files.write(name, text.encode(), durable=True)
+
+    def where(self, key: str) -> str:
+        """The folder of a run, as people find it."""
+        return f"{self}/runs/{key}"
 
     def directory(self, key: str) -> Path:
-        """Where the run with this hash lives."""
+        """Where the run with this hash lives, in a store that is a directory."""
         return self.path / "runs" / key
 
     def prepare(self, key: str) -> Path:
-        """Make the directory of a run that is about to start; a checkpoint in it stays."""
-        directory = self.directory(key)
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-            (directory / PROGRESS).unlink(missing_ok=True)
-        except OSError as error:
-            raise _cannot_write(directory, error) from None
-        return directory
+        """A directory for a run that is about to start; a checkpoint is in it."""
+        with self._writing(f"runs/{key}"):
+            place = self.files.workspace(f"runs/{key}")
+            self.files.remove(f"runs/{key}/{PROGRESS}")
+            return place
+
+    def keep(self, key: str, name: str, data: bytes) -> None:
+        """Keep a file of a run that is going on.
+
+        Raises:
+            StoreError: it cannot be written; what was there before still is.
+        """
+        if name == PROGRESS and self.is_remote and not self._due(key):
+            return
+        with self._writing(f"runs/{key}/{name}"):
+            self.files.write(f"runs/{key}/{name}", data)
+
+    def _due(self, key: str) -> bool:
+        due = time.monotonic() - self._sent.get(key, -REMOTE_EVERY) >= REMOTE_EVERY
+        if due:
+            self._sent[key] = time.monotonic()
+        return due
 
     def load(self, key: str) -> RunResult | None:
         """The result of a finished run, None where it is not finished.
@@ -137,87 +162,83 @@ class Store:
         Raises:
             StoreError: the file is damaged (cut in the middle, say).
         """
-        path = self.directory(key) / RESULT
+        path = f"{self.where(key)}/{RESULT}"
         try:
-            result = validate(RunResult, json.loads(path.read_text(encoding="utf-8")))
+            result = validate(RunResult, json.loads(self.files.read(f"runs/{key}/{RESULT}")))
             if result.key != key:
                 raise SpecError(f"it is the result of run {result.key}")
             return result
-        except (FileNotFoundError, NotADirectoryError):
+        except FileNotFoundError:
             return None
         except OSError as error:
             raise StoreError(f"cannot read {path}: {error.strerror}") from None
         except (ValueError, SpecError) as error:
             raise StoreError(f"{path} is damaged ({str(error).splitlines()[0]})") from None
 
-    def set_aside(self, key: str) -> Path:
+    def set_aside(self, key: str) -> str:
         """Rename a damaged result so that the run is repeated; the file is kept."""
-        path = self.directory(key) / RESULT
-        return path.replace(path.with_name(f"{RESULT}.damaged"))
+        name = f"runs/{key}/{RESULT}"
+        with self._writing(name):
+            self.files.write(f"{name}.damaged", self.files.read(name), durable=True)
+            self.files.remove(name)
+        return f"{self.where(key)}/{RESULT}.damaged"
 
     def write(self, result: RunResult) -> None:
-        """Make a run finished; what it no longer needs goes."""
-        directory = self.directory(result.key)
-        write_atomically(directory / RESULT, result.model_dump_json(indent=None), durable=True)
-        for name in (CHECKPOINT, PROGRESS, TRACEBACK):
-            (directory / name).unlink(missing_ok=True)
+        """Make a run finished; what it no longer needs goes.
+
+        Raises:
+            StoreError: it cannot be kept; the run's checkpoint still is.
+        """
+        folder = f"runs/{result.key}"
+        with self._writing(f"{folder}/{RESULT}"):
+            self.files.settle(folder, leave=(RESULT, *PASSING))
+            self.files.write(f"{folder}/{RESULT}", result.model_dump_json(indent=None).encode(), durable=True)
+            for name in PASSING:
+                self.files.remove(f"{folder}/{name}")
 
     def write_failure(self, key: str, text: str) -> None:
         """Keep why an attempt at a run failed; its checkpoint stays, and the next attempt starts from there."""
-        try:
-            self.directory(key).mkdir(parents=True, exist_ok=True)  # a worker may die before it does this
-            write_atomically(self.directory(key) / TRACEBACK, text)
-        except OSError as error:
-            raise _cannot_write(self.directory(key), error) from None
+        with self._writing(f"runs/{key}"):
+            self.files.write(f"runs/{key}/{TRACEBACK}", text.encode())
 
     def failure(self, key: str) -> str | None:
         """The traceback of a run whose last attempt raised, None otherwise."""
         with suppress(OSError):
-            return (self.directory(key) / TRACEBACK).read_text(encoding="utf-8")
+            return self.files.read(f"runs/{key}/{TRACEBACK}").decode()
         return None
 
     def has_checkpoint(self, key: str) -> bool:
         """Whether an unfinished run can go on where it was."""
-        return (self.directory(key) / CHECKPOINT).exists()
+        return CHECKPOINT in self.files.names(f"runs/{key}")
 
     def progress(self, key: str) -> float:
-        """Share of an unfinished run that is done, in [0, 1]."""
+        """Share of an unfinished run that is done, in [0, 1]; behind a URL asked for every few seconds."""
+        at, share = self._shares.get(key, (-REMOTE_EVERY, 0.0))
+        if self.is_remote and time.monotonic() - at < REMOTE_EVERY:
+            return share
+        share = 0.0
         with suppress(OSError, ValueError, KeyError, TypeError):
-            return float(json.loads((self.directory(key) / PROGRESS).read_text(encoding="utf-8"))["done"])
-        return 0.0
+            share = float(json.loads(self.files.read(f"runs/{key}/{PROGRESS}"))["done"])
+        self._shares[key] = (time.monotonic(), share)
+        return share
 
     @contextmanager
     def locked(self) -> Generator[None, None, None]:
-        """Hold the store for writing; the operating system lets go of it when the process dies, however it dies.
+        """Hold the store for writing.
 
         Raises:
             StoreLocked: somebody holds it; the message says who.
         """
-        owner = self.path / "lock.owner"
-        lock = FileLock(self.path / "lock", timeout=0)
-        try:
-            lock.acquire()
-        except Timeout:
-            raise StoreLocked(f"{self.path} is in use by {_owner(owner)}; wait for it, or stop it") from None
-        except OSError as error:
-            raise StoreError(f"cannot lock {self.path}: {error.strerror}") from None
-        try:
-            since = datetime.now().astimezone().isoformat(timespec="seconds")
-            write_atomically(owner, f"process {os.getpid()} on {socket.gethostname()} since {since}")
+        since = datetime.now().astimezone().isoformat(timespec="seconds")
+        with self.files.locked(f"process {os.getpid()} on {socket.gethostname()} since {since}"):
             yield
-        finally:
-            owner.unlink(missing_ok=True)
-            lock.release()
 
-
-def _cannot_write(path: Path, error: OSError) -> StoreError:
-    return StoreError(
-        f"cannot write to {path}: {error.strerror}; what is finished is kept, and the same command goes on"
-    )
-
-
-def _owner(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError:
-        return "another process"
+    @contextmanager
+    def _writing(self, name: str) -> Generator[None, None, None]:
+        try:
+            yield
+        except OSError as error:
+            raise StoreError(
+                f"cannot write to {self}/{name}: {error.strerror or error}; what is finished is kept, and the same "
+                "command goes on"
+            ) from None

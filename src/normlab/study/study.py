@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from normlab.errors import SpecError, StoreError, UnknownName
+from normlab.errors import SpecError, UnknownName
 from normlab.seeding import SeedScheme
 from normlab.study import train as builtin
-from normlab.study.executors.local import default_workers, execute
+from normlab.study.agenda import Agenda
+from normlab.study.distributed import launched, taken
+from normlab.study.executors import executor
 from normlab.study.identity import identity
 from normlab.study.objects import load_object
 from normlab.study.plan import RunSpec, own_jobs, plan, schedule
@@ -20,18 +22,9 @@ from normlab.study.reading import load, validate
 from normlab.study.results import Results, definition
 from normlab.study.run import Options, Outcome, TrainFunction
 from normlab.study.spec import OwnStudySpec, Protocol
+from normlab.study.status import Status, survey
 from normlab.study.store import Store
-
-
-@dataclass(frozen=True)
-class Status:
-    """Where a study stands: its runs by state; `started` maps the key of an unfinished run to its share done."""
-
-    finished: tuple[RunSpec, ...]
-    damaged: tuple[RunSpec, ...]
-    failed: tuple[RunSpec, ...]
-    started: Mapping[str, float]
-    waiting: tuple[RunSpec, ...]
+from normlab.study.training import rehearse
 
 
 class Study:
@@ -50,12 +43,13 @@ class Study:
         equivalence: margin within which arms count as equivalent, in the unit of the metric; None = not tested.
         name: of the study and its store; the function's name unless given.
         question, seed_scheme, alpha, alternative: as in a study file.
+        stopping: a rule, "obrien_fleming", or a table as in a study file, `{"rule": "pocock", "looks": [5, 10, 15]}`.
 
     Raises:
         SpecError: a baseline that is no arm, one seed or arm only, an arm that is not plain data.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 (what a study file may say)
         self,
         arms: Mapping[str, Any],
         *,
@@ -70,6 +64,7 @@ class Study:
         seed_scheme: SeedScheme = "plain",
         alpha: float = 0.05,
         alternative: Literal["greater", "two-sided"] = "greater",
+        stopping: str | Mapping[str, Any] = "fixed",
     ) -> None:
         if not callable(train):
             raise SpecError(f"train={train!r} should be a function train(arm, streams, context)")
@@ -87,6 +82,7 @@ class Study:
             "seeds": seeds if isinstance(seeds, int) else list(seeds),
             "seed_scheme": seed_scheme,
             "analysis": analysis,
+            "stopping": {"rule": stopping} if isinstance(stopping, str) else dict(stopping),
         }
         protocol = validate(Protocol, tree, where="Study: ")
         protocol.check_arms(arms)
@@ -120,37 +116,47 @@ class Study:
         if isinstance(spec, OwnStudySpec):
             study._set_own(spec, Path(path).parent)
         else:
-            runs = plan(spec, "normlab.study.train.train")
-            study._set(spec, builtin.train, runs, {name: arm.recipe for name, arm in spec.arms.items()})
+            train = builtin.train if spec.function is None else _function(spec.function, Path(path).parent, "function")
+            known = "normlab.study.train.train" if spec.function is None else identity(train)
+            study._set(spec, train, plan(spec, known), {name: str(arm) for name, arm in spec.arms.items()})
         return study
 
     def _set_own(self, spec: OwnStudySpec, folder: Path) -> None:
-        place, _, name = spec.train.rpartition(":")
-        train: Any = load_object(f"{folder / place}:{name}" if place.endswith(".py") else spec.train, kind="train")
+        train = _function(spec.train, folder, "train")
         function = identity(train)
         jobs = {point: {arm: _plain(arm, job) for arm, job in arms.items()} for point, arms in own_jobs(spec).items()}
         runs = schedule(spec, function, jobs)
         self._set(spec, train, runs, {arm: str(value) for arm, value in spec.arms.items()})
 
     def store(self, path: str | Path | None = None) -> Store:
-        """Where the runs are kept: `runs/<name>` below the working directory unless named."""
-        return Store(Path(path) if path is not None else Path("runs") / self.protocol.name)
+        """Where the runs are kept, a directory or a URL: `runs/<name>` below the working directory unless named."""
+        return Store(path if path is not None else Path("runs") / self.protocol.name)
 
     def run(
         self,
         *,
         store: str | Path | None = None,
+        on: str | None = None,
         workers: int | None = None,
-        threads: int = 1,
+        threads: int | None = None,
+        device: str = "auto",
         checkpoint_seconds: float = 10.0,
         progress: bool = True,
     ) -> Results:
         """Make the runs that are not in the store yet, and gather all.
 
+        In processes that torchrun has started, all of them make each run together (DDP): the first one leads, keeps the
+        store, and shows progress; the others follow, and gather what the store holds when all is done.
+
         Args:
-            store: directory; `runs/<name>` unless given.
-            workers: processes; as many as there are cores for, unless given; 0 runs in this process.
-            threads: torch threads of each worker. On a CPU the same number gives the same bits.
+            store: directory, or a URL that fsspec reaches (`s3://bucket/study`); `runs/<name>` unless given.
+            on: "local" for processes of this machine, which is the default; "ray" for a Ray of our own; "auto",
+                "host:port" or "ray://host:port" for a Ray cluster.
+            workers: runs at once; as many as there is room for, unless given; 0 runs in this process.
+            threads: torch threads of each run; `resources.cpus` unless given. On a CPU the same number gives the same
+                bits.
+            device: "cpu", "cuda", "cuda:1" or "mps"; "auto" is a GPU for a study with `resources.gpus`, where there
+                is one, and else the CPU.
             checkpoint_seconds: time between checkpoints of a run.
             progress: show a bar (or, without a terminal, a line now and then) on standard error.
 
@@ -158,32 +164,53 @@ class Study:
             StoreLocked: somebody else is running this study.
             SpecError: the function does not return the study's metric.
         """
+        from normlab.study.processes.team import leading
+        from normlab.study.processes.torchrun import follow
         from normlab.study.progress import display
 
-        options = Options(threads=threads, checkpoint_seconds=checkpoint_seconds)
+        here = launched()
+        if not here.is_first:
+            follow()
+            return self.results(store)
+        carry_out = executor(on)
+        takes = self.protocol.resources
+        devices, workers = taken(here, takes.devices, workers, on)
+        options = Options(
+            threads=threads or takes.cpus,
+            device=device,
+            devices=devices,
+            gpus=takes.gpus,
+            memory=takes.memory,
+            checkpoint_seconds=checkpoint_seconds,
+        )
         place = self.store(store).open(create=True)
         with ExitStack() as stack:
             stack.enter_context(place.locked())
+            stack.enter_context(leading(here.size))
             place.describe(definition(self.protocol, self.arms))
-            status = self._status(place)
+            status, results = survey(self.protocol, self.plan, place)
             for run in status.damaged:
                 place.set_aside(run.key)
-            finished = {run.key for run in status.finished}
-            todo = [run for run in self.runs if run.key not in finished]
-            self.rehearse(todo)
-            count = default_workers(threads) if workers is None else workers
-            elsewhere = Store(place.path.absolute())  # the function may change the working directory
-            show = stack.enter_context(display(self.runs, status, place, enabled=progress))
-            events = stack.enter_context(closing(execute(self.train, todo, elsewhere, options, workers=count)))
+            elsewhere = place.absolute()  # the function may change the working directory
+            agenda = Agenda(self.protocol, self.plan, results, elsewhere)
+            waiting = deque(agenda.begin())
+            self.rehearse([run for run in self.runs if run.key not in agenda.finished], devices)
+            show = stack.enter_context(display(agenda.total, status, place, enabled=progress))
+            events = stack.enter_context(closing(carry_out(self.train, waiting, elsewhere, options, workers=workers)))
             for event in events:
-                show(event)
                 self._check_metric(event.outcome)
+                waiting.extend(agenda.after(event))
+                show(event, agenda.total)
         return self.results(store)
 
-    def rehearse(self, runs: Sequence[RunSpec]) -> None:
-        """Raise now what would stop each of these runs: the built-in trainer sets up one run of each arm."""
+    def rehearse(self, runs: Sequence[RunSpec], processes: int | None = None) -> None:
+        """Raise now what would stop each of these runs: the built-in trainer sets up one run of each arm.
+
+        Args:
+            processes: of a run; `resources.devices` unless given.
+        """
         if self.train is builtin.train:
-            builtin.rehearse(run.job for run in runs)
+            rehearse(((run.arm, run.job) for run in runs), processes or self.protocol.resources.devices)
 
     def _check_metric(self, outcome: Outcome | None) -> None:
         if outcome is not None and outcome.status == "ok" and self.protocol.metric not in outcome.metrics:
@@ -197,18 +224,13 @@ class Study:
 
     def status(self, store: str | Path | None = None) -> Status:
         """Where the study stands; reads the store only."""
-        return self._status(self.store(store).open(create=False))
+        return survey(self.protocol, self.plan, self.store(store).open(create=False))[0]
 
-    def _status(self, place: Store) -> Status:
-        states: dict[str, list[RunSpec]] = {"finished": [], "damaged": [], "failed": [], "waiting": []}
-        started: dict[str, float] = {}
-        for run in self.runs:
-            state = _state(place, run.key)
-            if state == "waiting" and (share := place.progress(run.key)) > 0:
-                started[run.key] = share
-            else:
-                states[state].append(run)
-        return Status(**{state: tuple(runs) for state, runs in states.items()}, started=started)
+
+def _function(spec: str, folder: Path, kind: str) -> Any:
+    """The training function that a study file names; a file's name is looked for beside the study file."""
+    place, _, name = spec.rpartition(":")
+    return load_object(f"{folder / place}:{name}" if place.endswith(".py") else spec, kind=kind)
 
 
 def _plain(arm: str, value: Any) -> Any:
@@ -220,12 +242,3 @@ def _plain(arm: str, value: Any) -> Any:
             f"arms.{arm}: {value!r} is not plain data ({error}); name what it stands for, as in 'batch' or "
             "{'norm': 'batch', 'lr': 0.1}, and build it in the training function"
         ) from None
-
-
-def _state(place: Store, key: str) -> Literal["finished", "damaged", "failed", "waiting"]:
-    try:
-        if place.load(key) is not None:
-            return "finished"
-    except StoreError:
-        return "damaged"
-    return "waiting" if place.failure(key) is None else "failed"

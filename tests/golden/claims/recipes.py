@@ -20,7 +20,7 @@ from normlab.seeding import Streams, md5_seed, resolve_seed
 from normlab.study.job import TrainSpec
 from normlab.study.models import ResNet
 from normlab.study.stats import paired_t
-from normlab.study.train import set_lr
+from normlab.study.training import set_lr
 from tests.golden import Case
 from tests.golden.comparison import Comparison
 

@@ -108,7 +108,7 @@ def test_sarif_is_what_ci_reads(findings, monkeypatch, tmp_path):
         assert rules[result["ruleIndex"]]["id"] == result["ruleId"] == found.id
         assert result["level"] in ("error", "warning")
         place = result["locations"][0]
-        assert place["physicalLocation"]["artifactLocation"]["uri"].endswith("normlab/study/models.py")
+        assert place["physicalLocation"]["artifactLocation"]["uri"].endswith("normlab/study/models/resnet.py")
         assert place["physicalLocation"]["region"]["startLine"] > 1
         assert [logical["fullyQualifiedName"] for logical in place["logicalLocations"]] == list(found.layers)
     notes = run["invocations"][0]["toolExecutionNotifications"]

@@ -10,6 +10,7 @@ import numpy as np
 
 from normlab.study.report.document import Document, Failure, Panel
 from normlab.study.stats.compare import compare
+from normlab.study.stats.published import Published, Reproductions, reproduce
 from normlab.study.stats.result import ArmSummary, Comparison, Comparisons, Finding, Scores, Settings, TestSet
 
 UGLY = ("base <b>", "<script>alert(1)</script>", 'a_b & 50 % "γ"', "\\foo{$x^2$} 中|[red]é~#", "x\x1b[31my\nz " * 6)
@@ -248,4 +249,22 @@ def real() -> Document:
     return Document("real", (Panel(compare(s, settings, "digits · resnet8"), curves(s)),), runs=(74, 75))
 
 
-ALL = (real, regular, diverged, holes, ugly, flat, one_arm, alone, twelve)
+def published() -> Document:
+    """Published numbers with and without spread, of arms with all, one and no result; nothing for the second table."""
+    s = scores({"base": 89.3, "γ 0.10": 90.7, "γ <0.25>": 90.4, "nothing": 1.0, "unknown": 88.0}, n=4)
+    values = s.values.copy()
+    values[2, 1:] = values[3] = np.nan
+    s = replace(s, values=values)
+    numbers = {
+        "base": Published(89.44, 0.45, 15),
+        "γ 0.10": Published(92.8, 0.2, 15),
+        "γ <0.25>": Published(90.32, 0.24, 15),
+        "nothing": Published(90.0),
+    }
+    rows = tuple(reproduce(s, arm, number) for arm, number in numbers.items())
+    beside = Reproductions("Davis & Frank, <table> 1(a)", 0.95, rows, ("train.epochs=2",), ("train.lr=0.001",))
+    panels = Panel(comparisons(s), published=beside), Panel(comparisons(s), published=replace(beside, rows=()))
+    return Document("published", panels)
+
+
+ALL = (real, published, regular, diverged, holes, ugly, flat, one_arm, alone, twelve)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from normlab.study.report import data, latex, markdown, methods, terminal
+from normlab.study.report import data, html, latex, markdown, methods, terminal
 from tests.unit.report import documents
 
 
@@ -100,3 +100,21 @@ def test_methods_say_what_became_of_bad_runs():
     assert "1 run diverged and was kept, counted as chance level, 10 %." in text
     text = methods.paragraph(documents.holes()).replace("\N{NO-BREAK SPACE}", " ")
     assert "3 runs failed; the pairs were left out. 10 runs were missing" in text
+
+
+@pytest.mark.parametrize("writer", [*WRITERS.values(), html.text])
+def test_published_numbers_stand_beside_ours(writer):
+    text = re.sub(r"[{}$~\N{NO-BREAK SPACE}]|\\(pm|,)", " ", writer(documents.published()))
+    for part in ("92.80", "90.32", "train.epochs=2", "train.lr=0.001", "taken as it stands"):
+        assert part in text
+    assert text.count("Measured beside published") >= 2
+    assert "the source has no numbers of this table" in text
+
+
+def test_json_holds_published_numbers_and_the_interval():
+    first, second = json.loads(data.as_json(documents.published()))["panels"]
+    row = first["published"]["rows"][1]
+    assert row["published"] == {"mean": 92.8, "sd": 0.2, "n": 15}
+    assert row["interval"][0] < row["difference"] < row["interval"][1] < 0
+    assert second["published"]["rows"] == []
+    assert json.loads(data.as_json(documents.regular()))["panels"][0]["published"] is None

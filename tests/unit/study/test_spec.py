@@ -138,7 +138,9 @@ def test_runs_come_seed_by_seed_and_hash_what_decides_the_result(file):
     runs = plan(load(file), "f")
     assert [(run.seed, run.arm) for run in runs[:4]] == [(1, "base"), (1, "small"), (1, "fast"), (2, "base")]
     assert len({run.key for run in runs}) == 9
-    reworded = plan(load(file, ("question=else", "metric=m", "analysis.alpha=0.01")), "f")
+    reworded = plan(
+        load(file, ("question=else", "metric=test_loss", "analysis.better=lower", "analysis.alpha=0.01")), "f"
+    )
     assert [run.key for run in reworded] == [run.key for run in runs]
     assert plan(load(file, ("seed_scheme=md5",)), "f")[0].key != runs[0].key
     assert plan(load(file, ("train.epochs=3",)), "f")[0].key != runs[0].key

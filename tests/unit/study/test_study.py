@@ -4,6 +4,7 @@ import functools
 import os
 import threading
 import time
+from collections import deque
 from pathlib import Path
 
 import numpy as np
@@ -259,7 +260,7 @@ def linger(arm, streams, context):
 def test_closing_the_executor_kills_its_workers_at_once(tmp_path):
     made = study(linger, seeds=2)
     store = made.store(tmp_path / "store").open(create=True)
-    events = execute(linger, made.runs, store, Options(), workers=2)
+    events = execute(linger, deque(made.runs), store, Options(), workers=2)
     assert [next(events).kind, next(events).kind] == ["started", "started"]
     before = time.monotonic()
     events.close()

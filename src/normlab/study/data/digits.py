@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
+
 import numpy as np
 
 from normlab.errors import SpecError
-from normlab.study.data.base import DATASETS, Dataset, Split, split_by_class
+from normlab.study.data.base import DATASETS, Dataset, Split
+from normlab.study.data.cache import checksum
+from normlab.study.data.parts import split_by_class
 
 
 @DATASETS.register("digits")
@@ -28,4 +32,5 @@ def digits(rng: np.random.Generator, train: int = 300, validation: int = 300) ->
     images = np.asarray(pixels, dtype=np.uint8).reshape(-1, 1, 8, 8)
     labels = np.asarray(classes, dtype=np.int64)
     parts = split_by_class(labels, {"train": train, "validation": validation}, rng)
-    return Dataset(*(Split(images[part], labels[part]) for part in parts), num_classes=10, scale=1 / 16)
+    facts = {"data": f"scikit-learn {version('scikit-learn')}", "data_checksum": checksum([images, labels])}
+    return Dataset(*(Split(images, part, labels[part]) for part in parts), num_classes=10, scale=1 / 16, facts=facts)

@@ -8,6 +8,7 @@ import numpy as np
 
 from normlab.page import format as fmt
 from normlab.study.report import wording
+from normlab.study.report.stopping import interval_kind
 from normlab.study.stats.result import Comparisons, Floats
 
 
@@ -25,9 +26,9 @@ def forest(c: Comparisons) -> str:
     ci = fmt.percent(c.settings.confidence)
     band = " Grey band: differences that count as equivalent." if c.settings.equivalence is not None else ""
     return (
-        f"Mean difference to the baseline with its {ci} paired t interval (thick); below it the sign-flip interval "
-        f"(thin) and the bootstrap-t interval (dotted).{band} Blue and orange: better and worse by the adjusted test. "
-        "Intervals are not adjusted for the number of recipes."
+        f"Mean difference to the baseline with its {ci} interval ({interval_kind(c)}; thick); below it the sign-flip "
+        f"interval (thin) and the bootstrap-t interval (dotted).{band} Blue and orange: better and worse by the "
+        "adjusted test. Intervals are not adjusted for the number of recipes."
     )
 
 

@@ -41,13 +41,15 @@ def _status(s: Scores, arm: str, seed: str, value: float) -> str:
         return "failed"
     if (arm, seed) in s.diverged:
         return "diverged"
+    if (arm, seed) in s.unused:
+        return "unused"
     return "missing" if math.isnan(value) else "ok"
 
 
 def as_json(document: Document) -> str:
     """Everything but the curves and the results per test example; NaN and infinities are null."""
     fields = {f.name: getattr(document, f.name) for f in dataclasses.fields(document) if f.name != "panels"}
-    panels = [_plain(panel.comparisons) for panel in document.panels]
+    panels = [{**_plain(p.comparisons), "published": _plain(p.published)} for p in document.panels]
     return json.dumps({**_plain(fields), "panels": panels}, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
 
 

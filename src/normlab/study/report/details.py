@@ -7,8 +7,9 @@ from collections.abc import Callable
 from normlab.page import format as fmt
 from normlab.study.report import wording
 from normlab.study.report.table import Cell, Column, Row, Table
-from normlab.study.stats.result import Comparison, Comparisons, Interval, TestSet
+from normlab.study.stats.result import Comparison, Comparisons, Interval, Stopped, TestSet
 
+MOST_LOOKS = 3  # that the table shows t and bounds of: the last ones
 Text = Callable[[Comparison], str]
 
 
@@ -21,8 +22,12 @@ def details(c: Comparisons) -> Table:
         rows=tuple(
             Row((Cell(name), *map(Cell, texts))) for name, texts in rows if any(text != fmt.NOTHING for text in texts)
         ),
-        footer=("p values in this table are not adjusted, the TOST's aside.",),
+        footer=(f"p values in this table are not adjusted, {_aside(c)} aside.",),
     )
+
+
+def _aside(c: Comparisons) -> str:
+    return "the TOST's" if c.design is None else "the TOST's for recipes and the stage-wise ones for looks"
 
 
 def _statistics(c: Comparisons) -> dict[str, Text]:
@@ -32,6 +37,10 @@ def _statistics(c: Comparisons) -> dict[str, Text]:
         "p, paired t": lambda r: fmt.p_value(r.p_t),
         "p, Wilcoxon signed-rank": lambda r: fmt.p_value(r.p_wilcoxon),
         "p, TOST (Holm)": lambda r: fmt.NOTHING if r.p_equivalent is None else fmt.p_value(r.p_equivalent),
+        "p, stage-wise": _stop(lambda s: fmt.NOTHING if s.p_stagewise is None else fmt.p_value(s.p_stagewise)),
+        "Δ, median-unbiased": _stop(lambda s: fmt.number(s.estimate, d, signed=True) if s.p_stagewise else fmt.NOTHING),
+        "t at each look": _stop(lambda s: ", ".join(fmt.number(t, 2) for t in s.course.t[-MOST_LOOKS:])),
+        "bounds of t": _stop(lambda s: ", ".join(fmt.number(b, 2) for b in _last(s.bounds, s.course.looks))),
         f"Δ, sign-flip {ci}": lambda r: fmt.interval(r.interval_signflip, d),
         f"Δ, bootstrap-t {ci}": lambda r: fmt.interval(r.interval_bootstrap_t, d),
         f"Δ, seeds and examples drawn, {ci}": _test_set(lambda t: fmt.interval(t.interval, d)),
@@ -49,6 +58,15 @@ def _statistics(c: Comparisons) -> dict[str, Text]:
 
 def _test_set(text: Callable[[TestSet], str]) -> Text:
     return lambda r: fmt.NOTHING if r.test_set is None else text(r.test_set)
+
+
+def _stop(text: Callable[[Stopped], str]) -> Text:
+    return lambda r: fmt.NOTHING if r.stopped is None else text(r.stopped) or fmt.NOTHING
+
+
+def _last(bounds: tuple[float, ...], looks: int) -> tuple[float, ...]:
+    """Those of the looks that are shown."""
+    return bounds[max(0, looks - MOST_LOOKS) : looks]
 
 
 def _shares(ends: Interval) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from normlab.study.stats.published import Reproductions
 from normlab.study.stats.result import Comparisons, Floats
 
 
@@ -16,10 +17,12 @@ class Panel:
         comparisons: the statistics.
         curves: metric → arm → [seeds, epochs], what was logged per epoch; NaN behind the end of a diverged run.
             Empty where nothing was logged.
+        published: published numbers beside ours; None where the study names none.
     """
 
     comparisons: Comparisons
     curves: Mapping[str, Mapping[str, Floats]] = field(default_factory=dict[str, Mapping[str, Floats]])
+    published: Reproductions | None = None
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,7 @@ class Document:
         environment: label → value, `torch` → `2.13.0`, `processor` → ..., `commit` → ...
         failures: runs that raised.
         runs: how many are finished, of how many planned.
+        needless: how many of the others the stopping rule does without.
         seconds: total computing time of the finished runs, or None.
     """
 
@@ -58,6 +62,7 @@ class Document:
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
     failures: tuple[Failure, ...] = ()
     runs: tuple[int, int] = (0, 0)
+    needless: int = 0
     seconds: float | None = None
 
     def __str__(self) -> str:

@@ -17,6 +17,7 @@ from normlab.page.template import render
 from normlab.study.report import captions, data, figures, latex, methods, wording
 from normlab.study.report.details import details
 from normlab.study.report.document import Document, Failure, Panel
+from normlab.study.report.published import published
 from normlab.study.report.table import Style, table
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ def _panel(panel: Panel, ident: str, style: Style) -> dict[str, Any]:
         "table": table(panel, style),
         "longest": min(max((len(row.arm) + 4 for row in c.rows), default=8), WIDEST_NAME),
         "findings": c.findings,
+        "published": published(panel),
         "details": details(c) if c.rows else None,
         "figures": list(_figures(panel, ident)),
     }

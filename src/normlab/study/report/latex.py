@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterator
 
 from normlab.study.report import methods, tex, wording
-from normlab.study.report.document import Document
+from normlab.study.report.document import Document, Panel
+from normlab.study.report.published import published
 from normlab.study.report.table import Cell, Column, Row, Style, Table, tables
-from normlab.study.stats.result import Comparisons
 
 HEADS = {"d_z": "$d_z$", "p_holm": r"$p_\mathrm{Holm}$"}
 WIDEST_NAME = 22  # characters; longer names wrap
@@ -20,9 +21,9 @@ PREAMBLE = r"""\documentclass{article}
 
 
 def text(document: Document, style: Style = "default") -> str:
-    r"""One `table` environment per panel, for a document with `\usepackage{booktabs}`; ASCII throughout."""
+    r"""A `table` environment per panel, and one with the published numbers; for `\usepackage{booktabs}`, ASCII."""
     pairs = zip(document.panels, tables(document, style), strict=True)
-    return "\n".join(_float(panel.comparisons, table, style) for panel, table in pairs)
+    return "\n".join(part for panel, table in pairs for part in _panel(panel, table, style))
 
 
 def document(document: Document, style: Style = "default") -> str:
@@ -31,9 +32,14 @@ def document(document: Document, style: Style = "default") -> str:
     return f"{PREAMBLE}\n{_losses(paragraph)}{tex.escape(paragraph)}\n\n{text(document, style)}\n\\end{{document}}\n"
 
 
-def _float(c: Comparisons, table: Table, style: Style) -> str:
+def _panel(panel: Panel, table: Table, style: Style) -> Iterator[str]:
+    yield _float(table, wording.caption(panel.comparisons, style))
+    if (beside := published(panel)) is not None:
+        yield _float(beside, f"{beside.heading}.")
+
+
+def _float(table: Table, caption: str) -> str:
     names = [row.cells[0].text for row in table.rows]
-    caption = wording.caption(c, style)
     notes = [*_notes(table.rows), *table.footer]
     wrapped = max(map(len, names), default=0) > WIDEST_NAME
     first, gap = (r"p{2.3cm}", "2pt") if wrapped else ("l", "3pt")
@@ -57,7 +63,7 @@ def _float(c: Comparisons, table: Table, style: Style) -> str:
 
 def _head(column: Column) -> str:
     """The caption names the baseline, and there is no room for it here."""
-    return r"$\Delta$" if column.head.startswith("Δ") else HEADS.get(column.head, tex.escape(column.head))
+    return r"$\Delta$" if column.head.startswith("Δ vs") else HEADS.get(column.head, tex.escape(column.head))
 
 
 def _line(row: Row, *, wrapped: bool) -> str:

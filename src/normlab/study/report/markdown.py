@@ -9,6 +9,7 @@ from normlab.page import format as fmt
 from normlab.study.report import methods, wording
 from normlab.study.report.details import details
 from normlab.study.report.document import Document
+from normlab.study.report.published import published
 from normlab.study.report.table import Cell, Row, Style, Table, tables
 
 
@@ -20,6 +21,7 @@ def text(document: Document, style: Style = "default") -> str:
         parts += [f"## {escape(c.title or wording.metric(c.scores))}", _list(wording.answer(row, c) for row in c.rows)]
         parts += [_table(table), _list(table.footer)]
         parts.append(_list((f"{f.level}: {f.text}" for f in c.findings), "**Findings**\n\n"))
+        parts += [_table(beside), _list(beside.footer)] if (beside := published(panel)) is not None else []
         parts += [_table(more := details(c)), _list(more.footer)] if c.rows else []
     parts.append(_list(wording.reading(document.panels[0].comparisons, style), "## How to read this\n\n"))
     parts.append(_list(map(wording.failure, document.failures), "## Failed runs\n\n"))

@@ -12,6 +12,7 @@ from rich.text import Text
 from normlab.page import format as fmt
 from normlab.study.report import wording
 from normlab.study.report.document import Document
+from normlab.study.report.published import published
 from normlab.study.report.table import Cell, Column, Row, Style, Table, tables
 
 GAP = "  "
@@ -35,6 +36,9 @@ def show(document: Document, console: Console, style: Style = "default") -> None
         page.table(table)
         for finding in panel.comparisons.findings:
             page.line(f"{finding.level}: {fmt.printable(finding.text)}", LEVELS[finding.level], indent=2)
+        if (beside := published(panel)) is not None:
+            page.blank()
+            page.table(beside)
     if document.failures:
         page.blank()
         page.line(f"{fmt.plural(len(document.failures), 'run')} failed", "bold")

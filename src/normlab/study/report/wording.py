@@ -13,6 +13,7 @@ import numpy as np
 
 from normlab.page import format as fmt
 from normlab.study.report.document import Document, Failure
+from normlab.study.report.stopping import interval_kind, p_kind, rule, when
 from normlab.study.stats.result import ArmSummary, Comparison, Comparisons, Scores, Settings
 from normlab.study.stats.signflip import EXACT_TEST_PAIRS, RANDOM_SUBSETS
 
@@ -49,7 +50,10 @@ def heading(c: Comparisons) -> str:
 def verdict_detail(row: Comparison, settings: Settings, decimals: int) -> str:
     """What follows the verdict: how many seeds would resolve it, or within which margin it is equivalent."""
     if row.verdict == "unresolved":
-        return f": {seeds_missing(row)} for {fmt.percent(settings.power)} power"
+        given_up = f"{when(row)}; " if when(row) else ""
+        return f": {given_up}{seeds_missing(row)} for {fmt.percent(settings.power)} power"
+    if row.verdict in ("better", "worse") and when(row):
+        return f" ({when(row)})"
     if row.verdict == "equivalent" and settings.equivalence is not None:
         tost = "" if row.p_equivalent is None else f" (TOST{fmt.NBSP}{fmt.p_equals(row.p_equivalent)})"
         return f" within ±{margin(settings.equivalence, decimals)}{tost}"
@@ -80,12 +84,13 @@ def answer(row: Comparison, c: Comparisons) -> str:
         return f"{arm} cannot be compared with {base}: {fmt.plural(len(row.seeds), 'pair')} of results."
     size = f"{fmt.estimate(row.delta, row.interval, d, points(c.scores))}, {fmt.plural(len(row.seeds), 'seed')}"
     p = fmt.p_equals(decisive_p(row))
+    stop = f", {when(row)}" if when(row) else ""
     if row.verdict == "unresolved":
         power = fmt.percent(c.settings.power)
-        return f"{arm} against {base} is unresolved: {size}, {p}; {seeds_missing(row)} for {power} power."
+        return f"{arm} against {base} is unresolved: {size}, {p}{stop}; {seeds_missing(row)} for {power} power."
     if row.verdict == "equivalent":
         return f"{arm} is equivalent to {base}{verdict_detail(row, c.settings, d)}: {size}."
-    return f"{arm} is {row.verdict} than {base}: {size}, {p}."
+    return f"{arm} is {row.verdict} than {base}: {size}, {p}{stop}."
 
 
 def irregular(row: Comparison, c: Comparisons) -> str:
@@ -122,7 +127,9 @@ def within_test_set(row: Comparison) -> bool:
 
 
 def fewer_pairs(row: Comparison, c: Comparisons) -> bool:
-    """Whether another row of the table has more pairs."""
+    """Whether another row of the table has more pairs, for no better reason than that a rule has stopped this one."""
+    if row.stopped is not None and row.stopped.course.decided is not None:
+        return False
     return len(row.seeds) < max(len(other.seeds) for other in c.rows)
 
 
@@ -132,7 +139,12 @@ def side(settings: Settings) -> str:
 
 
 def test(c: Comparisons) -> str:
-    """`exact sign-flip`; beyond the number of pairs up to which it is exact, how many assignments were drawn."""
+    """`exact sign-flip`; beyond the number of pairs up to which it is exact, how many assignments were drawn.
+
+    Of a stopping rule, what it goes by: `O'Brien–Fleming bounds for t at 5, 10 and 15 seeds`.
+    """
+    if c.design is not None:
+        return rule(c.design)
     if max((len(row.seeds) for row in c.rows), default=0) <= EXACT_TEST_PAIRS:
         return "exact sign-flip"
     return f"sign-flip ({fmt.count(RANDOM_SUBSETS)} drawn)"
@@ -152,9 +164,10 @@ def footer(c: Comparisons) -> tuple[str, ...]:
 
 def _family(c: Comparisons) -> str:
     names = f" ({', '.join(map(fmt.printable, c.family))})" if len(c.family) < len(c.rows) else ""
-    level = f"{test(c)}, Holm, α{fmt.NBSP}={fmt.NBSP}{fmt.level(c.settings.alpha)} {side(c.settings)}"
+    every = " at every look" if c.design is not None else ""
+    level = f"{test(c)}, Holm{every}, α{fmt.NBSP}={fmt.NBSP}{fmt.level(c.settings.alpha)} {side(c.settings)}"
     level += ", for better and for worse each" if c.settings.alternative == "greater" else ""
-    return f"family: {fmt.plural(len(c.family), 'recipe')}{names}, {level} · CI: paired t, two-sided, unadjusted"
+    return f"family: {fmt.plural(len(c.family), 'recipe')}{names}, {level} · CI: {interval_kind(c)}"
 
 
 def _pairing(c: Comparisons) -> Iterator[str]:
@@ -197,6 +210,7 @@ def progress(document: Document) -> str:
     """`58 of 60 runs finished · 3 h 12 min of computing`; "" where neither is known."""
     done, planned = document.runs
     runs = f"{fmt.count(done)} of {fmt.plural(planned, 'run')} finished" if planned else ""
+    runs += f", {fmt.count(document.needless)} not needed" if document.needless else ""
     time = "" if document.seconds is None else f"{fmt.duration(document.seconds)} of computing"
     return " · ".join(filter(None, [runs, time]))
 
@@ -215,10 +229,10 @@ def reading(c: Comparisons, style: str) -> tuple[str, ...]:
     ci = fmt.percent(c.settings.confidence)
     return (
         f"Δ is recipe − baseline in the unit of the metric, the mean over paired seeds; {c.settings.better} is better.",
-        f"{ci} CI: two-sided interval of Δ by the paired t distribution. SD is over seeds (n − 1).",
+        f"{ci} CI of Δ: {interval_kind(c)}. SD is over seeds (n − 1).",
         "d_z: Δ in SDs of the differences, positive where the recipe is better, Hedges' correction.",
         "P(better): share of paired seeds on which the recipe is better, ties count half.",
-        f"p_holm: {test(c)} p, {side(c.settings)}, Holm's correction over the family; bold where it decides.",
+        f"p_holm: {p_kind(c, test(c))}, {side(c.settings)}, Holm's correction over the family; bold where it decides.",
         "unresolved is no verdict on the recipe: it says how many seeds an effect of the size observed would need.",
     )
 
@@ -227,8 +241,8 @@ def caption(c: Comparisons, style: str) -> str:
     """The heading of a table and its methods, in two sentences."""
     ci = fmt.percent(c.settings.confidence)
     adjusted = (
-        f"Differences to the baseline with two-sided {ci} paired t intervals; bold: {side(c.settings)} {test(c)} "
-        f"test on paired seeds, Holm over {fmt.plural(len(c.family), 'recipe')}, "
+        f"Differences to the baseline with {ci} intervals ({interval_kind(c)}); bold: {side(c.settings)} test on "
+        f"paired seeds, {test(c)}, Holm over {fmt.plural(len(c.family), 'recipe')}, "
         f"α{fmt.NBSP}={fmt.NBSP}{fmt.level(c.settings.alpha)}."
     )
     return f"{heading(c)}. " + (f"Mean ± SD over seeds; {unadjusted(c.settings)}." if style == "paper" else adjusted)

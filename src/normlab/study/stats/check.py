@@ -88,7 +88,9 @@ def _not_finite(case: _Case) -> Iterator[Finding]:
 def _gaps(case: _Case) -> Iterator[Finding]:
     s = case.scores
     absent = [
-        (s.arms[a], s.seeds[k]) for a, k in np.argwhere(np.isnan(s.values)) if (s.arms[a], s.seeds[k]) not in s.failed
+        (s.arms[a], s.seeds[k])
+        for a, k in np.argwhere(np.isnan(s.values))
+        if (s.arms[a], s.seeds[k]) not in s.failed | s.unused
     ]
     if absent:
         yield Finding("warning", "gap", f"No result, so no pair: {_runs(absent)}.")

@@ -16,17 +16,21 @@ from normlab.study.stats.pairs import Pairs, of_arm, pair
 from normlab.study.stats.request import checked_family
 from normlab.study.stats.result import ArmSummary, Comparison, Comparisons, Floats, Scores, Settings
 from normlab.study.stats.signflip import EXACT_INTERVAL_PAIRS, EXACT_TEST_PAIRS, RANDOM_SUBSETS, signflip_interval
+from normlab.study.stats.stopping.judge import Stopping, judge_stopped, with_stop
 
+_OF_THE_EXACT_TEST = ("too-few-seeds",)
 _UNKNOWN = (math.nan, math.nan)
 
 
-def compare(scores: Scores, settings: Settings, title: str = "") -> Comparisons:
+def compare(scores: Scores, settings: Settings, title: str = "", stopping: Stopping | None = None) -> Comparisons:
     """Compare every arm of the family with the baseline, paired by seed.
 
     Args:
         scores: one metric, [arms, seeds]; what is not finite has no pair and is listed.
         settings: everything that is chosen; arms outside `settings.family` are left out and named in the findings.
         title: what distinguishes this table from others.
+        stopping: the courses of all arms of the family, where a stopping rule decides; `scores` then holds what the
+            looks went by.
 
     Returns:
         One row per arm of the family in the order of the study, with a verdict each, and what `check` found.
@@ -36,16 +40,24 @@ def compare(scores: Scores, settings: Settings, title: str = "") -> Comparisons:
     """
     family = checked_family(scores, settings)
     pairs = [pair(scores, settings.baseline, arm) for arm in family]
-    judgements = judge([p.gains(settings) for p in pairs], settings)
+    gains = [p.gains(settings) for p in pairs]
+    if stopping is None:
+        judgements = judge(gains, settings)
+    else:
+        judgements = judge_stopped(gains, [stopping.courses[arm] for arm in family], stopping.design, settings)
+    rows = [_row(p, j, scores, settings) for p, j in zip(pairs, judgements, strict=True)]
+    if stopping is not None:
+        rows = [with_stop(row, g, stopping, settings) for row, g in zip(rows, gains, strict=True)]
     return Comparisons(
         scores=scores,
         settings=settings,
         baseline=summary(scores, settings.baseline),
-        rows=tuple(_row(p, j, scores, settings) for p, j in zip(pairs, judgements, strict=True)),
+        rows=tuple(rows),
         family=family,
-        findings=check(scores, settings),
+        findings=tuple(f for f in check(scores, settings) if stopping is None or f.code not in _OF_THE_EXACT_TEST),
         title=title,
         notes=_notes(max((len(p.seeds) for p in pairs), default=0)),
+        design=None if stopping is None else stopping.design,
     )
 
 

@@ -52,7 +52,7 @@ def pair(scores: Scores, control: str, arm: str) -> Pairs:
         clean=tuple((arm, s) not in scores.diverged and (control, s) not in scores.diverged for s in seeds),
         diverged=of_arm(scores.diverged, arm, scores.seeds),
         failed=failed,
-        missing=tuple(s for s in scores.seeds if s not in seeds and s not in failed),
+        missing=tuple(s for s in scores.seeds if s not in (*seeds, *failed, *of_arm(scores.unused, arm, scores.seeds))),
     )
 
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from normlab.study.stats.stopping.decide import Course
+    from normlab.study.stats.stopping.design import Design
 
 Floats = NDArray[np.float64]
 Interval = tuple[float, float]
@@ -29,6 +33,7 @@ class Scores:
         diverged_as: what diverged runs are counted as, in words, `chance level, 10 %`.
         correct: arm → [seeds, examples] bool, which test examples each run got right; NaN rows of
             `values` hold False and must not be read. None where it is not known.
+        unused: (arm, seed) that a stopping rule does without, or has not looked at yet; `values` holds NaN.
     """
 
     metric: str
@@ -40,6 +45,7 @@ class Scores:
     failed: frozenset[tuple[str, str]] = frozenset()
     diverged_as: str = ""
     correct: Mapping[str, NDArray[np.bool_]] | None = None
+    unused: frozenset[tuple[str, str]] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -91,6 +97,25 @@ class TestSet:
 
 
 @dataclass(frozen=True)
+class Stopped:
+    """What a stopping rule made of one comparison.
+
+    Attributes:
+        course: the looks made of it, and what they decided.
+        bounds: [looks of the study] size of t from which on it is decided, at its level.
+        estimate: median-unbiased where `method` is "stage-wise", else the mean difference; in the unit of the metric.
+        p_stagewise: one-sided p by stage-wise ordering, of this comparison alone; None where there is no such.
+        method: how the interval of the comparison was found.
+    """
+
+    course: Course
+    bounds: tuple[float, ...]
+    estimate: float
+    p_stagewise: float | None
+    method: str
+
+
+@dataclass(frozen=True)
 class Comparison:
     """One treatment against the control, paired by seed.
 
@@ -132,6 +157,7 @@ class Comparison:
     failed: tuple[str, ...]
     missing: tuple[str, ...]  # seeds of the study without a pair, failed ones aside
     delta_without_diverged: float | None
+    stopped: Stopped | None = None  # by a stopping rule; `interval` and `p_holm` then take the looks into account
 
     @property
     def differences(self) -> Floats:
@@ -173,6 +199,7 @@ class Comparisons:
     Attributes:
         title: what distinguishes this table, `digits · resnet8(width=16) · lr 0.02`.
         family: the arms that Holm's correction ran over, in order.
+        design: the stopping rule; None where all seeds are run.
     """
 
     scores: Scores
@@ -183,3 +210,4 @@ class Comparisons:
     findings: tuple[Finding, ...] = ()
     title: str = ""
     notes: tuple[str, ...] = field(default=())
+    design: Design | None = None

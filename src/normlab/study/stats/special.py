@@ -5,7 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
 from scipy import special
+
+from normlab.study.stats.result import Floats
 
 LARGEST_NONCENTRALITY = 2e4
 
@@ -28,6 +31,37 @@ def t_cdf(df: float, t: float) -> float:
 def t_quantile(df: float, p: float) -> float:
     """The t with P(T <= t) = p."""
     return float(special.stdtrit(df, p))
+
+
+def t_bound(df: float, tail: float) -> float:
+    """The t with P(T > t) = tail, however small that is."""
+    return float(-special.stdtrit(df, tail))
+
+
+def t_tail(df: float, t: Floats) -> Floats:
+    """P(T > t) of each."""
+    return np.asarray(special.stdtr(df, -t), dtype=np.float64)
+
+
+def log_t_cdf(df: float, t: Floats) -> Floats:
+    """log P(T <= t) of each."""
+    return np.log(special.stdtr(df, t))
+
+
+def t_to_z(df: float, t: Floats) -> Floats:
+    """The normal quantile with the same upper tail as each t; keeps its precision far out."""
+    lower = special.stdtr(df, -np.abs(t))
+    return np.copysign(-special.ndtri(lower), t)
+
+
+def normal_tail(z: Floats) -> Floats:
+    """P(Z > z) of each."""
+    return np.asarray(special.ndtr(-np.asarray(z)), dtype=np.float64)
+
+
+def quantile_of_tail(tail: Floats) -> Floats:
+    """The z with P(Z > z) = tail, of each."""
+    return np.asarray(-special.ndtri(tail), dtype=np.float64)
 
 
 def noncentral_t_cdf(df: float, noncentrality: float, t: float) -> float:

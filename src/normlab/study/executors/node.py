@@ -1,0 +1,107 @@
+"""What a node of a Ray cluster does with one run, and what it is sent for that."""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+import sys
+from dataclasses import replace
+from importlib import metadata
+from pathlib import Path
+from types import ModuleType
+
+import cloudpickle
+
+from normlab import __version__
+from normlab.errors import NormlabError, Unavailable
+from normlab.study.distributed import QUIET
+from normlab.study.executors.local import OWN_MEMORY
+from normlab.study.plan import ENGINE, RunSpec
+from normlab.study.run import Options, Outcome, TrainFunction, attempt
+from normlab.study.store import Store
+
+PASSED_ON = "NORMLAB_DATA_DIR", "NORMLAB_CACHE_DIR"
+
+
+def carry_out(
+    payload: bytes, run: RunSpec, store: Store, options: Options, wanted: dict[str, str]
+) -> Outcome | NormlabError:
+    """`attempt` on a node; an error that concerns every run comes back as a value, without Ray's wrapping."""
+    try:
+        _check_versions(wanted)
+        store.check_visible()
+        return attempt(cloudpickle.loads(payload), run, store, _on_own_gpu(options))
+    except NormlabError as error:
+        return error
+
+
+def versions() -> dict[str, str]:
+    """What decides a run's numbers, and must be the same wherever runs of one study are made."""
+    return {
+        "normlab": f"{__version__} (engine {ENGINE})",
+        "python": ".".join(platform.python_version_tuple()[:2]),
+        **{name: metadata.version(name) for name in ("torch", "numpy")},
+    }
+
+
+def _check_versions(wanted: dict[str, str]) -> None:
+    found = versions()
+    differing = [name for name in wanted if found.get(name) != wanted[name]]
+    if differing:
+        there = ", ".join(f"{name} {found.get(name, 'none')}" for name in differing)
+        here = ", ".join(f"{name} {wanted[name]}" for name in differing)
+        raise Unavailable(
+            f"node {socket.gethostname()} has {there}, where the study was started it is {here}; runs of one study "
+            "need the same versions everywhere"
+        )
+
+
+def _on_own_gpu(options: Options) -> Options:
+    """Ray's process may have served another GPU before, and CUDA keeps to what it saw first: so we see all and choose.
+
+    A run of several processes has a worker process for itself, which sees its own GPUs only.
+    """
+    if options.device != "cuda:0" or options.devices > 1:
+        return options
+    import ray
+    import torch
+
+    mine = str(ray.get_gpu_ids()[0])
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    index = seen.split(",").index(mine) if seen else int(mine)
+    torch.cuda.set_device(index)
+    try:
+        torch.zeros(1, device="cuda").item()
+    except RuntimeError:  # an earlier run's error left CUDA unusable in this process; another one takes the run
+        os._exit(1)
+    return replace(options, device=f"cuda:{index}")
+
+
+def environment_of(options: Options) -> dict[str, str]:
+    """Environment of the processes that carry out runs; the same as that of local workers."""
+    threads = {"OMP_NUM_THREADS": str(options.threads), "MKL_NUM_THREADS": str(options.threads)}
+    given = {name: str(Path(value).absolute()) for name in PASSED_ON if (value := os.environ.get(name))}
+    alone = QUIET if options.devices > 1 else {"RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"}
+    return {**OWN_MEMORY, **threads, **given, **alone}
+
+
+def packed(function: TrainFunction) -> bytes:
+    """The function as bytes; what stands in a file of the user's own travels by value, since nodes lack that file."""
+    module = sys.modules.get(function.__module__)
+    own = module is not None and not _is_installed(module)
+    already = function.__module__ in cloudpickle.list_registry_pickle_by_value()
+    if own and not already:
+        cloudpickle.register_pickle_by_value(module)
+    try:
+        return cloudpickle.dumps(function)
+    finally:
+        if own and not already:
+            cloudpickle.unregister_pickle_by_value(module)
+
+
+def _is_installed(module: ModuleType) -> bool:
+    if module.__name__ == "__main__" or module.__name__.partition(".")[0] == "normlab":
+        return True  # __main__ travels by value of its own accord
+    file = getattr(module, "__file__", None)
+    return file is None or bool({"site-packages", "dist-packages"} & set(Path(file).parts))

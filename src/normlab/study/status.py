@@ -1,0 +1,68 @@
+"""Where a study stands: its runs by state."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from normlab.errors import StoreError
+from normlab.study.agenda import needless
+from normlab.study.plan import RunSpec
+from normlab.study.result import RunResult
+from normlab.study.results import check_metric
+from normlab.study.spec import Protocol
+from normlab.study.store import Store
+
+
+@dataclass(frozen=True)
+class Status:
+    """Where a study stands: its runs by state.
+
+    Attributes:
+        started: key of an unfinished run → its share done.
+        waiting: among them those that the stopping rule may yet do without.
+        needless: not made, because the stopping rule has decided what they are for.
+    """
+
+    finished: tuple[RunSpec, ...]
+    damaged: tuple[RunSpec, ...]
+    failed: tuple[RunSpec, ...]
+    started: Mapping[str, float]
+    waiting: tuple[RunSpec, ...]
+    needless: tuple[RunSpec, ...] = ()
+
+
+def survey(protocol: Protocol, plan: Sequence[RunSpec], store: Store) -> tuple[Status, dict[str, RunResult]]:
+    """Where a study stands, and its results by key.
+
+    Args:
+        plan: one run for each arm, seed and grid point; one that several share counts once.
+
+    Raises:
+        UnknownName: the finished runs lack the study's metric.
+    """
+    results: dict[str, RunResult] = {}
+    damaged: set[str] = set()
+    runs = {run.key: run for run in plan}
+    for key in runs:
+        try:
+            result = store.load(key)
+        except StoreError:
+            damaged.add(key)
+            continue
+        if result is not None:
+            results[key] = result
+    check_metric(protocol, results.values())
+    over = needless(protocol, plan, results)
+    states: dict[str, list[RunSpec]] = {"finished": [], "damaged": [], "failed": [], "waiting": [], "needless": []}
+    started: dict[str, float] = {}
+    for key, run in runs.items():
+        if key in damaged or key in results or key in over:
+            states["damaged" if key in damaged else "finished" if key in results else "needless"].append(run)
+        elif store.failure(key) is not None:
+            states["failed"].append(run)
+        elif (share := store.progress(key)) > 0:
+            started[key] = share
+        else:
+            states["waiting"].append(run)
+    return Status(**{state: tuple(found) for state, found in states.items()}, started=started), results

@@ -1,0 +1,62 @@
+"""How good a network is on examples that it is not trained on."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from normlab.study.context import Diverged
+from normlab.study.data.examples import Examples
+from normlab.study.distributed import World
+from normlab.study.training.arithmetic import Arithmetic
+from normlab.study.training.feed import Feed
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Of a network in eval mode.
+
+    Attributes:
+        correct: [n] bool, which examples were classified correctly.
+        loss: mean cross-entropy, without label smoothing; NaN of no examples.
+    """
+
+    correct: Tensor
+    loss: float
+
+    @property
+    def accuracy(self) -> float:
+        """In %; NaN of no examples."""
+        return 100 * self.correct.cpu().double().mean().item()
+
+
+@torch.no_grad()
+def evaluate(model: nn.Module, feed: Feed, part: Examples, arithmetic: Arithmetic, world: World) -> Evaluation:
+    """Classify a split, in eval mode; each process takes its part of it, and all know the whole.
+
+    The model stays in eval mode.
+    """
+    model.eval()
+    mine = torch.arange(len(part), device=part.labels.device)[world.part(len(part))]
+    correct, losses = [mine.new_empty(0, dtype=torch.bool)], [mine.new_empty(0, dtype=torch.float32)]
+    for indices in mine.split(feed.evaluated_at_once):
+        images, labels = feed.evaluated(part, indices)
+        with arithmetic.autocast():
+            scores = model(images)
+        correct.append(scores.argmax(1) == labels)
+        losses.append(F.cross_entropy(scores.float(), labels, reduction="none"))
+    every = world.gather(torch.cat(losses), len(part))
+    return Evaluation(world.gather(torch.cat(correct), len(part)), every.cpu().double().mean().item())
+
+
+def diverged(epoch: int, loss: float, num_classes: int) -> Diverged:
+    """What a run counts as whose training loss is not finite."""
+    chance = 100 / num_classes
+    metrics = {f"{part}_accuracy": chance for part in ("test", "validation", "train")}
+    metrics |= {f"{part}_loss": math.inf for part in ("test", "validation", "train")}
+    reason = f"loss is {loss} in epoch {epoch + 1}"
+    return Diverged(reason, {**metrics, "best_epoch": 0}, counted_as=f"chance level, {chance:g} %")
