@@ -27,12 +27,12 @@ _MOST_BOUNDS = 8
 def plan(study: Path, overrides: tuple[str, ...], store: str | None, workers: int | None, as_json: bool) -> None:
     """Show what STUDY would run, and what it would cost.
 
-    The cost is reckoned from runs that are finished, or else from a few training steps, which are thrown away. With a
-    stopping rule it says what a study is expected to take, by how much the arms gain.
+    The cost is reckoned from runs that are finished, or else from a few training steps, which are thrown away;
+    they take half a minute or less, so of a large study some arms stand for all. With a stopping rule it says what a
+    study is expected to take, by how much the arms gain.
     """
     from normlab.study import Study
     from normlab.study.cost import estimate
-    from normlab.study.progress import clock
 
     loaded = Study.load(study, overrides)
     cost = estimate(loaded, loaded.status(store), loaded.store(store), workers)
@@ -51,18 +51,24 @@ def plan(study: Path, overrides: tuple[str, ...], store: str | None, workers: in
         click.echo(f"cost: {cost.source}; {cost.workers} workers")
     else:
         most = ", at most" if cost.forecasts else ""
-        click.echo(
-            f"about {cost.seconds_per_run:.1f} s a run ({cost.source}), {clock(cost.seconds)} on {cost.workers} "
-            f"workers{most}"
-        )
+        each, whole = _duration(cost.seconds_per_run), _duration(cost.seconds)
+        click.echo(f"about {each} a run ({cost.source}), {whole} on {cost.workers} workers{most}")
+    set_up, networks = cost.networks
+    if set_up < networks:
+        click.echo(f"only {set_up} of {networks} networks were set up to see if they can be trained; run sets up all")
     for line in _stopping(loaded, cost):
         click.echo(legible(line))
+
+
+def _duration(seconds: float) -> str:
+    from normlab.page import format as fmt
+
+    return fmt.duration(seconds).replace(fmt.NBSP, " ")
 
 
 def _stopping(study: Study, cost: Cost) -> Iterator[str]:
     """The stopping rule, its bounds, and what is expected of it."""
     from normlab.study.looks import design_of
-    from normlab.study.progress import clock
     from normlab.study.report.stopping import rule
 
     design = design_of(study.protocol)
@@ -74,7 +80,7 @@ def _stopping(study: Study, cost: Cost) -> Iterator[str]:
     shown = ", ".join(numbers if len(numbers) <= _MOST_BOUNDS else [*numbers[:_MOST_BOUNDS], "...", numbers[-1]])
     yield f"bounds of t at Holm's first step: {shown}"
     yield "expected of the whole study, if every arm gains so many SDs of a paired difference:"
-    yield f"  {'gain':>6}{'found better':>14}{'seeds an arm':>14}{'runs':>8}{'time':>10}"
+    yield f"  {'gain':>6}{'found better':>14}{'seeds an arm':>14}{'runs':>8}{'time':>12}"
     for f in cost.forecasts:
-        time = "unknown" if f.seconds is None else clock(f.seconds)
-        yield f"  {f.effect:>6g}{f.found:>14.0%}{f.seeds:>14.1f}{f.runs:>8.0f}{time:>10}"
+        time = "unknown" if f.seconds is None else _duration(f.seconds)
+        yield f"  {f.effect:>6g}{f.found:>14.0%}{f.seeds:>14.1f}{f.runs:>8.0f}{time:>12}"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NoReturn
 import click
 
 from normlab.cli.options import as_json, study_arguments, style
+from normlab.errors import StoreError
 
 if TYPE_CHECKING:
     from normlab.study import Results
@@ -30,7 +31,10 @@ def report(
     from normlab.study import Study
 
     loaded = Study.load(study, overrides)
-    publish(loaded.results(store), out or loaded.store(store).path, style=style, as_json=as_json)
+    place = loaded.store(store)
+    if not place.files.names(""):
+        raise StoreError(f"there is no store at {place}; `normlab run` makes one, --store names another")
+    publish(loaded.results(store), out or place.path, style=style, as_json=as_json)
 
 
 def publish(results: Results, directory: Path, *, style: Style, as_json: bool) -> NoReturn:

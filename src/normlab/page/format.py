@@ -110,12 +110,17 @@ def enumeration(names: Sequence[str]) -> str:
 
 
 def duration(seconds: float) -> str:
-    """`48 s`, `12 min`, `3 h 12 min`."""
+    """`0.012 s`, `48 s`, `12 min`, `3 h 12 min`, `6.5 days`."""
     minutes = round(seconds / 60)
+    if 0 < seconds < 9.95:
+        return f"{seconds:.2g}{NBSP}s"
     if seconds < 90:
         return f"{seconds:.0f}{NBSP}s"
     if minutes < 60:
         return f"{minutes}{NBSP}min"
+    if minutes >= 48 * 60:
+        days = minutes / (24 * 60)
+        return f"{days:,.{0 if days >= 100 else 1}f}{NBSP}days"
     return f"{minutes // 60:,}{NBSP}h{NBSP}{minutes % 60}{NBSP}min"
 
 

@@ -9,16 +9,18 @@ from typing import TYPE_CHECKING, Any
 from normlab.study import train as builtin
 from normlab.study.executors.local import default_workers
 from normlab.study.looks import design_of
+from normlab.study.run import threads
 from normlab.study.stats.stopping import expected
 from normlab.study.store import Store
-from normlab.study.training import seconds_of
+from normlab.study.training import in_time, rehearse, seconds_of
 
 if TYPE_CHECKING:
+    from normlab.study.plan import RunSpec
     from normlab.study.status import Status
     from normlab.study.study import Study
 
 WORKER_START = 4.0  # seconds until a worker process has loaded torch
-MOST_MEASURED = 6  # arms
+PATIENCE = 10.0  # seconds after which no further network is set up, and none is measured
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Cost:
 
     Attributes:
         waiting: runs to do, at most.
+        networks: how many were set up, which tells what would stop a run, and how many there are.
         bounds: [looks] of t, at the level of Holm's first step; empty without a stopping rule.
         forecasts: for gains of several sizes; empty without a stopping rule.
     """
@@ -56,6 +59,7 @@ class Cost:
     seconds_per_run: float | None
     seconds: float | None
     source: str
+    networks: tuple[int, int] = (0, 0)
     bounds: tuple[float | None, ...] = ()
     forecasts: tuple[Forecast, ...] = ()
 
@@ -68,7 +72,9 @@ def estimate(study: Study, status: Status, store: Store, workers: int | None) ->
     """Wall time of what is left of a study on this machine, and what its stopping rule is expected to spare."""
     waiting = len(study.runs) - len(status.finished) - len(status.needless)
     count = workers or default_workers(study.protocol.resources.cpus)
-    each, source = _seconds_per_run(study, status, store)
+    with threads(study.protocol.resources.cpus):
+        networks = _rehearsed(study, status)
+        each, source = _seconds_per_run(study, status, store)
     return Cost(
         runs=len(study.runs),
         waiting=waiting,
@@ -76,21 +82,35 @@ def estimate(study: Study, status: Status, store: Store, workers: int | None) ->
         seconds_per_run=each,
         seconds=_wall(waiting, each, count),
         source=source,
+        networks=networks,
         bounds=_bounds(study),
         forecasts=tuple(_forecasts(study, each, count)),
     )
 
 
+def _rehearsed(study: Study, status: Status) -> tuple[int, int]:
+    if study.train is not builtin.train:
+        return 0, 0
+    runs = [run for run in _of_a_seed(study) if run not in status.finished]
+    devices = study.protocol.resources.devices
+    return rehearse([(run.arm, run.job) for run in runs], devices, seconds=PATIENCE)
+
+
+def _of_a_seed(study: Study) -> list[RunSpec]:
+    return [run for run in study.runs if run.seed == study.protocol.seeds[0]]
+
+
 def _seconds_per_run(study: Study, status: Status, store: Store) -> tuple[float | None, str]:
-    first = study.protocol.seeds[0]
-    study.rehearse([run for run in study.runs if run.seed == first and run not in status.finished])
     results = [result for run in status.finished if (result := store.load(run.key)) is not None]
     if results:
         return sum(r.seconds for r in results) / len(results), f"mean of {len(results)} finished runs"
     if study.train is not builtin.train:  # nobody else knows how it goes about it
         return None, "unknown before a run is finished"
-    jobs = [run.job for run in study.runs if run.seed == first][:MOST_MEASURED]
-    return sum(map(seconds_of, jobs)) / len(jobs), f"drawn out from a few steps of {len(jobs)} arms"
+    runs = _of_a_seed(study)
+    taken = [seconds_of(run.job) for run in in_time(runs, PATIENCE, "measured")]
+    what = "arms" if len(runs) <= len(study.arms) else "pairs of arm and grid point"
+    source = f"drawn out from a few steps of {len(taken)} of {len(runs)} {what}; too much if the machine is busy"
+    return sum(taken) / len(taken), source
 
 
 def _wall(runs: float, each: float | None, workers: int) -> float | None:

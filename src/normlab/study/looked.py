@@ -12,7 +12,7 @@ from normlab.study.agenda import rule_of
 from normlab.study.looks import Looks
 from normlab.study.plan import Point
 from normlab.study.spec import Protocol
-from normlab.study.stats.result import Finding, Scores
+from normlab.study.stats.result import Comparisons, Finding, Scores
 
 
 def as_looked_at(scores: Scores, looks: Looks) -> Scores:
@@ -33,20 +33,47 @@ def as_looked_at(scores: Scores, looks: Looks) -> Scores:
 
 
 def about_looks(looks: Looks) -> Iterator[Finding]:
-    """Looks that are still to come."""
-    if looks.going_on:
-        n = {len(looks.design.looks) if c.outcome != "open" else c.looks for c in looks.courses.values()}
+    """Gains that no look can judge, and looks that are still to come."""
+    if looks.flat:
+        yield Finding(
+            "warning",
+            "no-spread",
+            f"All differences of {', '.join(map(repr, looks.flat))} are the same: the metric is too coarse or the seed "
+            "not applied. t has no meaning there, so that such a look neither decides nor gives up.",
+        )
+    made: dict[int, list[str]] = {}
+    for arm in looks.going_on:
+        made.setdefault(looks.courses[arm].looks, []).append(arm)
+    if made:
+        each = "; ".join(f"{n} of {', '.join(arms)}" for n, arms in sorted(made.items()))
         yield Finding(
             "note",
             "looks-to-come",
-            f"{min(n)} of {len(looks.design.looks)} looks have been made of {', '.join(looks.going_on)}, and only what "
-            "they saw is shown.",
+            f"Of {len(looks.design.looks)} looks so many have been made: {each}. Only what they saw is shown.",
+        )
+
+
+def about_futility(c: Comparisons) -> Iterator[Finding]:
+    """Arms that were given up, though as few seeds as the study has would do for an effect of the size observed."""
+    for row in c.rows:
+        if row.stopped is None or c.design is None or row.stopped.course.outcome != "futile":
+            continue
+        course, needed = row.stopped.course, row.seeds_needed
+        if needed is None or needed > c.design.looks[-1] or course.chance is None:
+            continue
+        aim = "better" if c.design.alternative == "greater" else "better or worse"
+        yield Finding(
+            "warning",
+            "given-up",
+            f"{row.arm!r} was given up at look {course.decided}, its chance to be found {aim} being "
+            f"{100 * course.chance:.2g} %. The seeds beside its verdict are those of a new study that asks for an "
+            f"effect of the size observed, {'for the worse' if row.d_z < 0 else 'as if that were the true one'}.",
         )
 
 
 def about_changes(point: Point, protocol: Protocol, log: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
     """A rule that was changed after results were seen."""
-    for entry in log:
+    for entry in reversed(log):
         seeds = protocol.seeds[: len(entry["seeds"])]
         before = {**_fixed(entry["rule"]), "first seeds": entry["seeds"]}
         now = {**_fixed(rule_of(protocol)), "first seeds": seeds}
@@ -56,8 +83,8 @@ def about_changes(point: Point, protocol: Protocol, log: Sequence[Mapping[str, A
             yield Finding(
                 "warning",
                 "rule-changed",
-                f"The stopping rule was changed after look {entry['look']} of {entry['time'][:10]} ({was}): it no "
-                "longer keeps its level.",
+                f"Look {entry['look']} of {entry['time'][:10]} was made by another stopping rule ({was}): the level "
+                "is no longer kept.",
             )
             return
 

@@ -39,7 +39,7 @@ class Looks:
     Attributes:
         runs: (arm, position of the seed) → run.
         courses: arm of the family → its course.
-        t: [arms of the family, looks]; NaN where results are missing.
+        t: [arms of the family, looks]; NaN where results are missing, infinite where the gains have no spread.
     """
 
     point: Point
@@ -58,6 +58,15 @@ class Looks:
         """Seeds of an arm that the looks so far go by; of the baseline, and what is not compared, the most of all."""
         counts = {a: self.design.looks[c.looks - 1] if c.looks else 0 for a, c in self.courses.items()}
         return counts.get(arm, max(counts.values()))
+
+    @property
+    def flat(self) -> tuple[str, ...]:
+        """Arms whose gains have no spread at the last look made of them."""
+        return tuple(
+            arm
+            for t, (arm, c) in zip(self.t, self.courses.items(), strict=True)
+            if c.looks and np.isinf(t[c.looks - 1])
+        )
 
     def needed(self, arm: str) -> int:
         """Seeds of an arm that are used or may be yet."""
@@ -100,8 +109,8 @@ def _t(
 ) -> float:
     """t of the gains over the first seeds; NaN where a result is missing.
 
-    Gains without any spread say that the metric is coarse or the seed not applied, and t, which would be infinite,
-    has no meaning: it is 0, and decides nothing.
+    Gains without any spread say that the metric is coarse or the seed not applied: t is infinite, the same for all
+    of them, and decides nothing.
     """
     pair = [[finished.get(runs[name, i].key) for i in range(seeds)] for name in (arm, protocol.baseline)]
     if any(result is None for row in pair for result in row):
@@ -110,7 +119,7 @@ def _t(
     if not np.isfinite(values).all():
         return np.nan
     gains = paired_differences(values[0], values[1]) * (1 if protocol.analysis.better == "higher" else -1)
-    return t_statistic(gains) if spread(gains) > 0 else 0.0
+    return t_statistic(gains) if spread(gains) > 0 else np.inf
 
 
 def _values(pair: Sequence[Sequence[RunResult | None]], protocol: Protocol) -> Floats:

@@ -63,7 +63,9 @@ class Tally:
 
 
 def clock(seconds: float) -> str:
-    """`2:31` or `1:02:31`."""
+    """`2:31` or `1:02:31`; `6.5 days`, where a clock says little."""
+    if seconds >= 48 * 3600:
+        return f"{seconds / (24 * 3600):,.1f} days"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

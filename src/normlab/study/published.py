@@ -37,6 +37,9 @@ class PublishedSpec(Strict):
         """Raise SpecError where a number belongs to no arm, or to what cannot be a point of the grid."""
         pattern = ", ".join(f"{re.escape(key)}=.+" for key in grid)
         for point, values in self.values.items():
+            negative = [arm for arm, (_, *spread) in values.items() if min(spread, default=0) < 0]
+            if negative:
+                raise SpecError(f"published.values.{point!r}.{negative[0]}: an SD below 0; write [mean, SD]")
             if not re.fullmatch(pattern, point):
                 wanted = repr(", ".join(f"{key}=VALUE" for key in grid)) if pattern else 'no grid, so "" is the point'
                 raise SpecError(f"published.values: {point!r} should read {wanted}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -106,8 +106,9 @@ def _explain(model: type[BaseModel], fault: dict[str, Any]) -> str:
             known = [word.strip(" '") for word in fault["ctx"]["expected"].replace(" or ", ", ").split(",")]
             return f"{path}: {unknown_text('value', str(value), known)}"
         case _:
-            message = fault["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-            return f"{path}: got {value!r} ({type(value).__name__}), should be {message}"
+            message = fault["msg"].removeprefix("Value error, ")
+            wanted = message.partition(" should ")[2].replace(" after validation", "") or f"be {message}"
+            return f"{path}: got {value!r} ({type(value).__name__}), should {wanted}"
 
 
 def _fields_at(model: type[BaseModel], location: list[str]) -> list[str]:
@@ -115,6 +116,7 @@ def _fields_at(model: type[BaseModel], location: list[str]) -> list[str]:
     fields: Mapping[str, Any] = model.model_fields
     for part in location:
         annotation = fields[part].annotation if part in fields else ArmSpec
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            fields = annotation.model_fields
+        tables = [a for a in (annotation, *get_args(annotation)) if isinstance(a, type) and issubclass(a, BaseModel)]
+        if tables:
+            fields = tables[0].model_fields
     return sorted(fields)

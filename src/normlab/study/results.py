@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,10 @@ import numpy as np
 import tomli_w
 from numpy.typing import NDArray
 
-from normlab.errors import SpecError, StoreError, UnknownName
+from normlab.errors import StoreError
 from normlab.study.agenda import needless, read_log
 from normlab.study.description import heading, methods
-from normlab.study.looked import about_changes, about_looks, as_looked_at
+from normlab.study.looked import about_changes, about_futility, about_looks, as_looked_at
 from normlab.study.looks import looks_at
 from normlab.study.plan import Point, RunSpec
 from normlab.study.published import reproductions
@@ -26,6 +26,7 @@ from normlab.study.stats import compare
 from normlab.study.stats.result import Comparisons, Floats, Scores, Settings
 from normlab.study.stats.stopping.judge import Stopping
 from normlab.study.store import Store
+from normlab.study.usable import about_data, check_metric, without_metric
 
 UNDRAWN = ("lr", "seconds")  # kept of every epoch, and no finding
 
@@ -51,7 +52,7 @@ class Results:
 
     @classmethod
     def gather(cls, protocol: Protocol, runs: tuple[RunSpec, ...], arms: Mapping[str, str], store: Store) -> Results:
-        """Read the store; a damaged result counts as a failure that says so."""
+        """Read the store; a damaged result, and one without the metric, counts as a failure that says so."""
         finished: dict[str, RunResult] = {}
         failures: dict[str, str] = {}
         for run in runs:
@@ -64,6 +65,9 @@ class Results:
                 finished[run.key] = result
             elif (text := store.failure(run.key)) is not None:
                 failures[run.key] = text
+        for key, text in without_metric(protocol.metric, finished).items():
+            del finished[key]
+            failures[key] = store.failure(key) or text
         for key in failures.keys() & needless(protocol, runs, finished):
             del failures[key]
         return cls(protocol, runs, arms, finished, failures, tuple(read_log(store)))
@@ -77,9 +81,9 @@ class Results:
         """The study's metric, [arms, seeds], at one grid point.
 
         Raises:
-            UnknownName: no finished run has the metric.
+            UnknownName: several runs are finished, and none has the metric.
         """
-        check_metric(self.protocol, self.finished.values())
+        check_metric(self.protocol.metric, self.finished.values())
         runs = [run for run in self.runs if run.point == point]
         results = {(run.arm, str(run.seed)): self.finished.get(run.key) for run in runs}
         arms, seeds = tuple(self.arms), tuple(str(seed) for seed in self.protocol.seeds)
@@ -148,8 +152,11 @@ class Results:
             found, notes = compare(scores, settings, title), ()
         else:
             found = compare(as_looked_at(scores, looks), settings, title, Stopping(looks.design, looks.courses))
-            notes = about_looks(looks)
-        return replace(found, findings=(*about_changes(point, self.protocol, self.log), *found.findings, *notes))
+            notes = (*about_futility(found), *about_looks(looks))
+        data = about_data(
+            self.finished[run.key] for run in self.runs if run.point == point and run.key in self.finished
+        )
+        return replace(found, findings=(*about_changes(point, self.protocol, self.log), *data, *found.findings, *notes))
 
     def _curves(self, point: Point) -> dict[str, dict[str, Floats]]:
         runs = [run for run in self.runs if run.point == point and run.key in self.finished]
@@ -164,24 +171,6 @@ class Results:
         text = self.failures[run.key]
         at = " ".join(f"{key}={value}" for key, value in run.point)
         return Failure(run.arm, f"{run.seed} {at}".strip(), text.strip().splitlines()[-1], text)
-
-
-def check_metric(protocol: Protocol, results: Iterable[RunResult]) -> None:
-    """Refuse a study whose metric is not among what finished runs have.
-
-    Raises:
-        UnknownName: none of them has it.
-        SpecError: some do not; they were made by an earlier version of the trainer, say.
-    """
-    metrics = [result.metrics for result in results if result.status == "ok"]
-    without = [names for names in metrics if protocol.metric not in names]
-    if without and len(without) == len(metrics):
-        raise UnknownName("metric", protocol.metric, {name for names in metrics for name in names})
-    if without:
-        raise SpecError(
-            f"{len(without)} of {len(metrics)} finished runs do not say their {protocol.metric}: choose another "
-            "metric, or another store (--store), where they are made again"
-        )
 
 
 def definition(protocol: Protocol, arms: Mapping[str, str]) -> dict[str, Any]:

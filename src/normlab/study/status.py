@@ -9,9 +9,9 @@ from normlab.errors import StoreError
 from normlab.study.agenda import needless
 from normlab.study.plan import RunSpec
 from normlab.study.result import RunResult
-from normlab.study.results import check_metric
 from normlab.study.spec import Protocol
 from normlab.study.store import Store
+from normlab.study.usable import check_metric, without_metric
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def survey(protocol: Protocol, plan: Sequence[RunSpec], store: Store) -> tuple[S
         plan: one run for each arm, seed and grid point; one that several share counts once.
 
     Raises:
-        UnknownName: the finished runs lack the study's metric.
+        UnknownName: several runs are finished, and none has the study's metric; one that lacks it has failed.
     """
     results: dict[str, RunResult] = {}
     damaged: set[str] = set()
@@ -52,14 +52,16 @@ def survey(protocol: Protocol, plan: Sequence[RunSpec], store: Store) -> tuple[S
             continue
         if result is not None:
             results[key] = result
-    check_metric(protocol, results.values())
+    check_metric(protocol.metric, results.values())
+    lacking = without_metric(protocol.metric, results)
+    results = {key: result for key, result in results.items() if key not in lacking}
     over = needless(protocol, plan, results)
     states: dict[str, list[RunSpec]] = {"finished": [], "damaged": [], "failed": [], "waiting": [], "needless": []}
     started: dict[str, float] = {}
     for key, run in runs.items():
         if key in damaged or key in results or key in over:
             states["damaged" if key in damaged else "finished" if key in results else "needless"].append(run)
-        elif store.failure(key) is not None:
+        elif key in lacking or store.failure(key) is not None:
             states["failed"].append(run)
         elif (share := store.progress(key)) > 0:
             started[key] = share

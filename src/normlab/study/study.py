@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any, Literal
 
-from normlab.errors import SpecError, UnknownName
+from normlab.errors import SpecError
 from normlab.seeding import SeedScheme
 from normlab.study import train as builtin
 from normlab.study.agenda import Agenda
@@ -20,11 +20,12 @@ from normlab.study.objects import load_object
 from normlab.study.plan import RunSpec, own_jobs, plan, schedule
 from normlab.study.reading import load, validate
 from normlab.study.results import Results, definition
-from normlab.study.run import Options, Outcome, TrainFunction
+from normlab.study.run import Options, TrainFunction
 from normlab.study.spec import OwnStudySpec, Protocol
 from normlab.study.status import Status, survey
 from normlab.study.store import Store
 from normlab.study.training import rehearse
+from normlab.study.usable import judged
 
 
 class Study:
@@ -162,7 +163,8 @@ class Study:
 
         Raises:
             StoreLocked: somebody else is running this study.
-            SpecError: the function does not return the study's metric.
+            UnknownName: the function does not return the study's metric: one run without it has failed, but where
+                two are all there is, it is misspelt.
         """
         from normlab.study.processes.team import leading
         from normlab.study.processes.torchrun import follow
@@ -197,8 +199,8 @@ class Study:
             self.rehearse([run for run in self.runs if run.key not in agenda.finished], devices)
             show = stack.enter_context(display(agenda.total, status, place, enabled=progress))
             events = stack.enter_context(closing(carry_out(self.train, waiting, elsewhere, options, workers=workers)))
-            for event in events:
-                self._check_metric(event.outcome)
+            returned: list[Collection[str]] = [result.metrics for result in results.values() if result.status == "ok"]
+            for event in (judged(event, self.protocol.metric, returned) for event in events):
                 waiting.extend(agenda.after(event))
                 show(event, agenda.total)
         return self.results(store)
@@ -212,14 +214,9 @@ class Study:
         if self.train is builtin.train:
             rehearse(((run.arm, run.job) for run in runs), processes or self.protocol.resources.devices)
 
-    def _check_metric(self, outcome: Outcome | None) -> None:
-        if outcome is not None and outcome.status == "ok" and self.protocol.metric not in outcome.metrics:
-            where = "not among what the training function returned: "
-            raise UnknownName("metric", self.protocol.metric, outcome.metrics, where=where)
-
     def results(self, store: str | Path | None = None) -> Results:
-        """What the store holds of this study, finished or not; the store is made where there is none."""
-        place = self.store(store).open(create=True)
+        """What the store holds of this study, finished or not; nothing where there is no store."""
+        place = self.store(store).open(create=False)
         return Results.gather(self.protocol, self.plan, self.arms, place)
 
     def status(self, store: str | Path | None = None) -> Status:

@@ -68,3 +68,16 @@ def test_status_counts_what_is_not_needed(call):
     assert "16 of 24 runs finished, 8 not needed" in call("status", "obrien_fleming.toml")
     assert json.loads(call("status", "obrien_fleming.toml", "--json"))["not needed"] == 8
     assert "better (stopped at look 2)" in " ".join(call("report", "obrien_fleming.toml").split())
+
+
+def test_a_report_of_no_store_is_an_error_and_makes_none(call, tmp_path):
+    result = CliRunner().invoke(main, ["report", "anytime.toml", "--store", "typo"])
+    assert result.exit_code == 2
+    assert "there is no store at typo" in result.output
+    assert not (tmp_path / "typo").exists()
+
+
+def test_the_paper_style_in_the_terminal_says_what_stopped(call):
+    output = call("run", "obrien_fleming.toml", "--workers", "0", "--quiet", "--style", "paper")
+    assert "8 seeds, stopped at look 2" in output
+    assert "8 of 12 paired seeds" in output

@@ -39,6 +39,17 @@ def call(*arguments: str, code: int = 0) -> str:
     return result.output
 
 
+def test_plan_of_a_large_study_answers_from_some_of_its_arms_and_says_so(study, monkeypatch):
+    assert "from a few steps of 2 of 2 arms; too much if the machine is busy" in call("plan", study)
+    monkeypatch.setattr("normlab.study.cost.PATIENCE", 0.0)
+    some = call("plan", study, "--set", "train.epochs=100000000")
+    assert "from a few steps of 1 of 2 arms" in some
+    assert " days a run" in some
+    assert "only 1 of 2 networks were set up to see if they can be trained; run sets up all" in some
+    grid = call("plan", study, "--set", 'grid."train.lr"=[0.1, 0.2]')
+    assert "1 of 4 pairs of arm and grid point" in grid
+
+
 def test_the_life_of_a_study(study, tmp_path):
     assert "2 arms × 2 seeds: 4 runs, 4 to do" in call("plan", study)
     assert "0 of 4 runs finished, 4 waiting" in call("status", study)
@@ -48,6 +59,7 @@ def test_the_life_of_a_study(study, tmp_path):
     files = {path.name for path in (tmp_path / "runs" / "tiny").iterdir()}
     assert {"report.html", "report.md", "results.csv", "results.json", "table.tex"} <= files
     assert "4 of 4 runs finished" in call("status", study)
+    assert " 0.0 s a run" not in call("plan", study)
     assert "0 to do" in call("plan", study)
     assert json.loads(call("status", study, "--json"))["finished"] == 4
     assert json.loads(call("plan", study, "--json"))["waiting"] == 0
@@ -64,9 +76,10 @@ def test_an_arm_that_the_grid_does_not_touch_is_trained_once(study):
     assert "10 of 10 runs finished" in call("status", study, *extra)
 
 
-def test_a_report_of_what_there_is_so_far(study):
-    assert "no data" in call("report", study)
-    call("run", study, "--workers", "0", "--quiet")  # a report before the first run is in nobody's way
+def test_a_report_before_the_first_run_says_so_and_is_in_nobodys_way(study, tmp_path):
+    assert "there is no store at runs/tiny; `normlab run` makes one" in call("report", study, code=2)
+    assert not (tmp_path / "runs").exists()
+    call("run", study, "--workers", "0", "--quiet")
 
 
 def test_a_damaged_result_is_named_and_made_again(study, tmp_path):

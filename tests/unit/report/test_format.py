@@ -5,6 +5,7 @@ import math
 import pytest
 
 from normlab.page import format as fmt
+from normlab.study.progress import clock
 
 NAN, INF = math.nan, math.inf
 
@@ -53,7 +54,18 @@ def test_intervals_keep_their_ends_together():
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"), [(48, "48 s"), (720, "12 min"), (11520, "3 h 12 min"), (3600, "1 h 0 min")]
+    ("seconds", "text"),
+    [
+        (0, "0 s"),
+        (0.01234, "0.012 s"),
+        (9.96, "10 s"),
+        (48, "48 s"),
+        (720, "12 min"),
+        (11520, "3 h 12 min"),
+        (3600, "1 h 0 min"),
+        (557729.1, "6.5 days"),
+        (38421 * 3600, "1,601 days"),
+    ],
 )
 def test_durations(seconds, text):
     assert fmt.duration(seconds).replace(fmt.NBSP, " ") == text
@@ -61,3 +73,7 @@ def test_durations(seconds, text):
 
 def test_names_lose_what_a_terminal_would_act_on():
     assert fmt.printable(" a\x1b[31m\nb\u202e\t") == "a [31m b"
+
+
+def test_time_left_of_days_is_no_clock():
+    assert [clock(s) for s in (151, 3751, 557729.1)] == ["2:31", "1:02:31", "6.5 days"]

@@ -77,12 +77,14 @@ def test_common_values_are_below_the_arms(study):
         (("new = [90.0]", "nwe = [90.0]"), "did you mean 'new'"),
         (('"lr=0.01"', '"lr 0.01"'), "should read 'lr=VALUE'"),
         (('"lr=0.01"', '"train.lr=0.01"'), "should read 'lr=VALUE'"),
-        (("[80.0, 0.5]", "[80.0, 0.5, 15]"), "at most 2 items"),
+        (("[80.0, 0.5]", "[80.0, 0.5, 15]"), "should have at most 2 items, not 3"),
+        (("[80.0, 0.5]", "[80.0, -0.5]"), "an SD below 0"),
+        (("published.values", "published.valus"), "did you mean 'values'"),
         (("[80.0, 0.5]", "80.0"), "a valid list"),
         (("base = {}", "base = 3"), "should be a table"),
         (("lr = [0.1, 0.01]", ""), 'no grid, so "" is the point'),
     ],
-    ids=["arm", "point", "key", "three", "number", "plain-arm", "no-grid"],
+    ids=["arm", "point", "key", "three", "negative", "table", "number", "plain-arm", "no-grid"],
 )
 def test_published_numbers_that_belong_nowhere_are_refused(study, change, text):
     with pytest.raises(SpecError, match=text):

@@ -86,9 +86,49 @@ def test_a_diverged_run_counts_and_is_named(tmp_path):
     assert len(row.seeds) == 5
 
 
-def test_a_metric_that_is_not_returned_stops_at_the_first_run(tmp_path):
-    with pytest.raises(UnknownName, match=r"function returned: unknown metric 'accuracy'. Known: metric, other"):
+def test_a_metric_that_is_not_returned_stops_at_the_second_run(tmp_path):
+    match = r"better, seed 1: .*function returned: unknown metric 'accuracy'. Known: metric, other"
+    with pytest.raises(UnknownName, match=match):
         run(study(metric="accuracy"), tmp_path)
+    assert len(list((tmp_path / "store" / "runs").iterdir())) == 2
+
+
+@pytest.mark.parametrize(("arm", "seed"), [("base", 1), ("better", 3)])
+def test_a_run_that_lacks_the_metric_has_failed_and_the_study_goes_on(tmp_path, arm, seed, capsys):
+    def forgetful(value, streams, context):
+        if value == ARMS[arm] and streams.seed == seed and not (tmp_path / "repaired").exists():
+            return {"loss": 1.0}
+        return measure(value, streams, context)
+
+    made = study(forgetful)
+    results = made.run(store=tmp_path / "store", workers=0)
+    why = "not among what the training function returned: unknown metric 'metric'. Known: loss."
+    assert f"{arm}, seed {seed}: failed {why}" in capsys.readouterr().err
+    assert len(results.finished) == 9
+    (failure,) = results.compare().failures
+    assert (failure.arm, failure.seed) == (arm, str(seed))
+    assert "unknown metric 'metric'. Known: loss" in failure.error
+    status = made.status(tmp_path / "store")
+    assert [(r.arm, r.seed) for r in status.failed] == [(arm, seed)]
+    (tmp_path / "repaired").touch()
+    assert not run(made, tmp_path).failures
+
+
+def test_results_of_no_store_are_none_and_make_none(tmp_path):
+    assert study().results(tmp_path / "typo").finished == {}
+    assert not (tmp_path / "typo").exists()
+
+
+def test_data_that_changed_between_runs_is_told(tmp_path):
+    def reading(arm, streams, context):
+        context.facts["data_checksum"] = "old" if streams.seed < 3 else "new"
+        return measure(arm, streams, context)
+
+    found = run(study(reading), tmp_path).compare().panels[0].comparisons.findings
+    (text,) = [f.text for f in found if f.code == "data-changed"]
+    assert "new (6 runs), old (4 runs)" in text
+    same = study().run(store=tmp_path / "same", workers=0, progress=False)
+    assert "data-changed" not in [f.code for f in same.compare().panels[0].comparisons.findings]
 
 
 @pytest.mark.parametrize(

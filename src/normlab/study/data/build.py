@@ -94,10 +94,10 @@ def fill(shelf: Shelf, tables: Mapping[str, Table], form: Format, what: str) -> 
     for split, table in tables.items():
         encoded = (_bytes(row[0], table) for row in table.columns([form.image]))
         first = next(encoded)
-        found = image_shape(first, resize=form.resize, what=f"{table.what}, image 0")
+        found = image_shape(first, resize=form.resize, what=table.named(0))
         shape = shape or (form.channels or found[0], *found[1:])
         images = shelf.array(f"{split}_images", (len(labels[split]), *shape), np.uint8)
-        _decode_into(images, chain([first], encoded), form, table.what)
+        _decode_into(images, chain([first], encoded), form, table)
         if form.published is not None:
             form.published.arrange(split, images, labels[split], what)
         shelf.array(f"{split}_labels", (len(images),), np.int64)[:] = labels[split][:, -1]
@@ -125,16 +125,16 @@ def _bytes(value: Any, table: Table) -> bytes:
     return value
 
 
-def _decode_into(images: NDArray[np.uint8], encoded: Iterable[bytes], form: Format, what: str) -> None:
+def _decode_into(images: NDArray[np.uint8], encoded: Iterable[bytes], form: Format, table: Table) -> None:
     count, shape = 0, images.shape[1:]
-    for image in decoded(encoded, channels=shape[0], resize=form.resize, fit=form.fit, what=what):
+    for image in decoded(encoded, channels=shape[0], resize=form.resize, fit=form.fit, named=table.named):
         if image.shape != shape:
             raise DataError(
-                f"{what}: image {count} has {image.shape[1]}x{image.shape[2]} pixels and the first one "
+                f"{table.named(count)} has {image.shape[1]}x{image.shape[2]} pixels and the first one "
                 f"{shape[1]}x{shape[2]}; resize=256, say, makes them alike"
             )
         if count < len(images):
             images[count] = image
         count += 1
     if count != len(images):
-        raise DataError(f"{what}: {count:,} images for {len(images):,} labels")
+        raise DataError(f"{table.what}: {count:,} images for {len(images):,} labels")

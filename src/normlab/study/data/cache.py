@@ -125,7 +125,7 @@ def _read(entry: Path) -> Cached | None:
         if not entry.exists():
             return None
         wrong, arrays, facts = ["a missing file"], {}, {}
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, EOFError) as error:
         wrong, arrays, facts = [str(error)], {}, {}
     if not wrong:
         return Cached(arrays, facts)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,7 +24,7 @@ GREY = ("1", "L", "LA", *DEEP)
 
 
 def decoded(
-    encoded: Iterable[bytes], *, channels: int, resize: int | None, fit: Fit, what: str
+    encoded: Iterable[bytes], *, channels: int, resize: int | None, fit: Fit, named: Callable[[int], str]
 ) -> Iterator[NDArray[np.uint8]]:
     """Each image as [C, H, W].
 
@@ -34,7 +34,7 @@ def decoded(
         resize: length of the shorter side afterwards, by Pillow's antialiased bilinear filter as in torchvision; None
             leaves the image as it is.
         fit: how a resized image becomes a square: "crop" keeps its middle, "stretch" lets both sides be `resize`.
-        what: where they are from, for messages.
+        named: each of them, by its number, for messages.
 
     Raises:
         DataError: an image that cannot be decoded, or would lose colours or bits; says which.
@@ -42,7 +42,7 @@ def decoded(
     _pillow()
 
     def one(numbered: tuple[int, bytes]) -> NDArray[np.uint8]:
-        return _one(numbered[1], channels, resize, fit, f"{what}, image {numbered[0]}")
+        return _one(numbered[1], channels, resize, fit, named(numbered[0]))
 
     waiting = enumerate(encoded)
     with ThreadPoolExecutor() as threads:  # Pillow's decoders and filters let other threads run
@@ -61,7 +61,9 @@ def _one(encoded: bytes, channels: int, resize: int | None, fit: Fit, what: str)
     try:
         image = _opened(encoded, what)
         if channels == 1 and image.mode not in GREY:
-            raise DataError(f"{what} is in colour, and the first one is grey; channels=3 makes them alike")
+            raise DataError(
+                f"{what} is in colour, and grey is wanted, by channels=1 or as the first one is; channels=3 keeps them"
+            )
         if image.mode in DEEP:
             raise DataError(f"{what} has more than 8 bits a pixel (mode {image.mode}), which would be lost")
         image = image.convert("L" if channels == 1 else "RGB")
@@ -88,6 +90,8 @@ def _opened(encoded: bytes, what: str) -> Image:
     pillow: Any = _pillow()
     try:
         return pillow.open(io.BytesIO(encoded))
+    except pillow.UnidentifiedImageError:
+        raise DataError(f"{what} cannot be decoded: no image that Pillow knows, or a damaged one") from None
     except (OSError, SyntaxError, ValueError) as error:
         raise DataError(f"{what} cannot be decoded: {error}") from None
 

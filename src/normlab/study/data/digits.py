@@ -19,7 +19,7 @@ def digits(rng: np.random.Generator, train: int = 300, validation: int = 300) ->
     Args:
         rng: of the split.
         train: number of training examples, equally many of each class.
-        validation: likewise; the remaining images are the test set.
+        validation: likewise, 0 for none; the remaining images are the test set.
 
     Source: Alpaydin and Kaynak, UCI Optical Recognition of Handwritten Digits (its test part), as in `load_digits`.
     """
@@ -28,6 +28,8 @@ def digits(rng: np.random.Generator, train: int = 300, validation: int = 300) ->
     for name, size in {"train": train, "validation": validation}.items():
         if type(size) is not int:
             raise SpecError(f"digits: {name}={size!r} should be a whole number")
+    if not train:
+        raise SpecError("digits: train=0 leaves nothing to train on; it should be a multiple of 10")
     pixels, classes = load_digits(return_X_y=True)
     images = np.asarray(pixels, dtype=np.uint8).reshape(-1, 1, 8, 8)
     labels = np.asarray(classes, dtype=np.int64)

@@ -35,6 +35,10 @@ class FolderTable:
             row = {"label": label, "image": _content(path) if "image" in names else b""}
             yield tuple(row[name] for name in names)
 
+    def named(self, row: int) -> str:
+        """Its file."""
+        return str(self.files[row])
+
     def classes(self, label: str) -> int:
         """The number of class folders."""
         del label

@@ -29,7 +29,7 @@ def split_by_class(labels: NDArray[np.int64], sizes: dict[str, int], rng: np.ran
     parts: list[Rows] = []
     for name, size in sizes.items():
         each, uneven = divmod(size, len(members))
-        if uneven or each < 1:
+        if uneven or each < 0:
             raise SpecError(f"{name}={size} should be a multiple of {len(members)}, the number of classes")
         parts.append(np.sort(np.concatenate([m[s : s + each] for m, s in zip(members, starts, strict=True)])))
         starts += each

@@ -33,6 +33,10 @@ class Table(Protocol):
         """
         ...
 
+    def named(self, row: int) -> str:
+        """The image of this row, for messages."""
+        ...
+
     def classes(self, label: str) -> int | None:
         """How many classes the table says it has, if it does."""
         ...
@@ -57,6 +61,10 @@ class ReadTable:
                     yield from zip(*(_values(batch[name]) for name in names), strict=True)
         except Exception as error:  # pyarrow, datasets and fsspec each raise their own
             raise DataError(f"{self.what} cannot be read: {_line(error)}") from None
+
+    def named(self, row: int) -> str:
+        """Its number, counted from 0."""
+        return f"{self.what}, image {row}"
 
     def classes(self, label: str) -> int | None:
         """The number of names that a ClassLabel has."""

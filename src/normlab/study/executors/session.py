@@ -9,6 +9,7 @@ import re
 import socket
 from collections.abc import Generator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import loky
@@ -24,6 +25,8 @@ QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_SCHEDULER_EVENTS": "0"}
 @contextmanager
 def joined(address: str, options: Options) -> Generator[None, None, None]:
     """Part of the cluster inside; a connection that the program already has is used and left as it is."""
+    if address != OWN and has_token():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # heads ask for it by default, and clients do not send it
     import ray
 
     if ray.is_initialized():
@@ -49,10 +52,10 @@ def _init(address: str, options: Options) -> None:
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **more)
     except (Exception, SystemExit) as error:
-        raise Unavailable(_no_cluster(address, str(error))) from None
+        raise Unavailable(no_cluster(address, str(error))) from None
 
 
-def _no_cluster(address: str, text: str) -> str:
+def no_cluster(address: str, text: str) -> str:
     """One line for what `ray.init` raises."""
     versions_ = re.findall(r"(Ray|Python): *v?([\d.]+\w*)", text)
     if "ersion" in text and len(versions_) >= 4:
@@ -60,7 +63,14 @@ def _no_cluster(address: str, text: str) -> str:
         return f"the Ray cluster at {address} runs {there}, this process {here}; install the same on both sides"
     if "Could not find any running Ray" in text:
         return "--on auto: no Ray cluster on this machine, and RAY_ADDRESS is not set; `ray start --head` starts one"
-    return f"cannot join the Ray cluster at {address}: {' '.join(text.split())[:300]}"
+    why = f"cannot join the Ray cluster at {address}: {' '.join(text.split())[:300]}"
+    return why if has_token() else f"{why}; if it asks for a token, copy the head's ~/.ray/auth_token here"
+
+
+def has_token() -> bool:
+    """Whether this machine has what a head with token authentication asks for."""
+    named = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    return "RAY_AUTH_TOKEN" in os.environ or Path(named or Path.home() / ".ray" / "auth_token").is_file()
 
 
 def cannot_work(error: Exception) -> str:

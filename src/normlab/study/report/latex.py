@@ -55,7 +55,10 @@ def _float(table: Table, caption: str) -> str:
         *(_line(row, wrapped=wrapped) for row in table.rows),
         r"\bottomrule",
         r"\end{tabular}",
-        *(rf"\par\smallskip\parbox{{\linewidth}}{{\scriptsize {tex.escape(note)}.}}" for note in notes),
+        *(
+            rf"\par\smallskip\parbox{{\linewidth}}{{\scriptsize {tex.escape(note.removesuffix('.'))}.}}"
+            for note in notes
+        ),
         r"\end{table}",
     ]
     return _losses(" ".join([caption, *names, *notes])) + "\n".join(lines) + "\n"

@@ -30,6 +30,15 @@ def p_kind(c: Comparisons, test: str) -> str:
     return f"{test} p" if c.design is None else f"the level at which the looks would have decided ({test})"
 
 
+def seeds(c: Comparisons) -> str:
+    """`15 paired seeds`; `5-10 of 15 paired seeds` where a stopping rule did without some, or has not come to them."""
+    planned = fmt.plural(len(c.scores.seeds), "paired seed")
+    used = {len(row.seeds) for row in c.rows}
+    if c.design is None or not used or used == {len(c.scores.seeds)}:
+        return planned
+    return f"{'–'.join(str(n) for n in sorted({min(used), max(used)}))} of {planned}"
+
+
 def when(row: Comparison) -> str:
     """`stopped at look 2`, `given up at look 1`; "" where all seeds were run, or none is decided."""
     course = None if row.stopped is None else row.stopped.course

@@ -11,6 +11,7 @@ import numpy as np
 from normlab.page import format as fmt
 from normlab.study.report import wording
 from normlab.study.report.document import Document, Panel
+from normlab.study.report.stopping import when
 from normlab.study.stats.result import Comparison, Comparisons
 
 Style = Literal["default", "paper"]
@@ -111,7 +112,7 @@ def _row(row: Comparison, c: Comparisons) -> Row:
 
 
 def _paper(c: Comparisons) -> Table:
-    """Bold = significant without adjustment, underlined = best mean.
+    """Bold = significant without adjustment, or by the looks of a stopping rule; underlined = best mean.
 
     Source: Davis and Frank, arXiv:2110.13989, table 1.
     """
@@ -120,10 +121,17 @@ def _paper(c: Comparisons) -> Table:
     best = _best(means, c.settings.better)
     rows = [Row((Cell(fmt.printable(b.arm)), Cell(fmt.mean_sd(b.mean, b.sd, d), best=best == 0)))]
     for i, row in enumerate(c.rows, start=1):
-        value = Cell(fmt.mean_sd(row.mean, row.sd, d), strong=row.p_t <= c.settings.alpha, best=best == i)
-        rows.append(Row((Cell(fmt.printable(row.arm)), value), wording.irregular(row, c)))
+        p = row.p_t if c.design is None else row.p_holm
+        value = Cell(fmt.mean_sd(row.mean, row.sd, d), strong=p <= c.settings.alpha, best=best == i)
+        rows.append(Row((Cell(fmt.printable(row.arm)), value), _paper_note(row, c)))
     columns = Column("arm", 9, right=False), Column("mean ± SD", 8)
-    return Table(wording.heading(c), columns, tuple(rows), (wording.unadjusted(c.settings),))
+    return Table(wording.heading(c), columns, tuple(rows), (wording.paper_bold(c),))
+
+
+def _paper_note(row: Comparison, c: Comparisons) -> str:
+    """How many seeds a stopping rule gave a recipe, and its bad runs."""
+    stop = f"{fmt.plural(len(row.seeds), 'seed')}, {when(row)}" if when(row) else ""
+    return "; ".join(filter(None, [stop, wording.irregular(row, c)]))
 
 
 def _best(means: list[float], better: str) -> int | None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from normlab.page import format as fmt
 from normlab.study.report.document import Document, Failure
-from normlab.study.report.stopping import interval_kind, p_kind, rule, when
+from normlab.study.report.stopping import interval_kind, p_kind, rule, seeds, when
 from normlab.study.stats.result import ArmSummary, Comparison, Comparisons, Scores, Settings
 from normlab.study.stats.signflip import EXACT_TEST_PAIRS, RANDOM_SUBSETS
 
@@ -42,8 +42,7 @@ def heading(c: Comparisons) -> str:
     """What a table is about: where, how many pairs, the metric, the baseline."""
     b = c.baseline
     value = fmt.mean_sd(b.mean, b.sd, places(c)) + ("" if math.isnan(b.sd) else " (SD)")
-    pairs = fmt.plural(len(c.scores.seeds), "paired seed")
-    parts = (fmt.printable(c.title), pairs, metric(c.scores), f"baseline {fmt.printable(b.arm)} {value}")
+    parts = (fmt.printable(c.title), seeds(c), metric(c.scores), f"baseline {fmt.printable(b.arm)} {value}")
     return " · ".join(filter(None, parts))
 
 
@@ -215,17 +214,19 @@ def progress(document: Document) -> str:
     return " · ".join(filter(None, [runs, time]))
 
 
-def unadjusted(settings: Settings) -> str:
+def paper_bold(c: Comparisons) -> str:
     """The note under the table in the style of the paper."""
-    p = f"p{fmt.NBSP}≤{fmt.NBSP}{fmt.level(settings.alpha)}"
-    bold = f"bold: {side(settings)} paired t-test against the baseline, {p}"
-    return f"{bold}, not adjusted for the number of recipes; underlined: best mean"
+    limit = f"≤{fmt.NBSP}{fmt.level(c.settings.alpha)}"
+    how = f"paired t-test against the baseline, p{fmt.NBSP}{limit}, not adjusted for the number of recipes"
+    if c.design is not None:  # an ordinary p is too small where one has looked before
+        how = f"{rule(c.design)}, Holm at every look, p_holm{fmt.NBSP}{limit}"
+    return f"bold: {side(c.settings)} {how}; underlined: best mean"
 
 
 def reading(c: Comparisons, style: str) -> tuple[str, ...]:
     """How to read the table, a sentence per column or mark that needs one."""
     if style == "paper":
-        return (unadjusted(c.settings),)
+        return (paper_bold(c),)
     ci = fmt.percent(c.settings.confidence)
     return (
         f"Δ is recipe − baseline in the unit of the metric, the mean over paired seeds; {c.settings.better} is better.",
@@ -245,4 +246,4 @@ def caption(c: Comparisons, style: str) -> str:
         f"paired seeds, {test(c)}, Holm over {fmt.plural(len(c.family), 'recipe')}, "
         f"α{fmt.NBSP}={fmt.NBSP}{fmt.level(c.settings.alpha)}."
     )
-    return f"{heading(c)}. " + (f"Mean ± SD over seeds; {unadjusted(c.settings)}." if style == "paper" else adjusted)
+    return f"{heading(c)}. " + (f"Mean ± SD over seeds; {paper_bold(c)}." if style == "paper" else adjusted)

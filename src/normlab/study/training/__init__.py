@@ -7,7 +7,7 @@ from normlab.study.training.evaluation import Evaluation, evaluate
 from normlab.study.training.feed import Epoch, Feed
 from normlab.study.training.network import build_model, parameter_groups
 from normlab.study.training.optimizers import OPTIMIZERS, canonical_optimizer, make_optimizer
-from normlab.study.training.rehearsal import rehearse, seconds_of
+from normlab.study.training.rehearsal import in_time, rehearse, seconds_of
 from normlab.study.training.schedule import set_lr
 from normlab.study.training.step import Loss, Step
 from normlab.study.training.trainer import Trainer
@@ -26,6 +26,7 @@ __all__ = [
     "canonical_job",
     "canonical_optimizer",
     "evaluate",
+    "in_time",
     "make_optimizer",
     "parameter_groups",
     "read_job",

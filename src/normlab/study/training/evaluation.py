@@ -36,14 +36,14 @@ class Evaluation:
 
 @torch.no_grad()
 def evaluate(model: nn.Module, feed: Feed, part: Examples, arithmetic: Arithmetic, world: World) -> Evaluation:
-    """Classify a split, in eval mode; each process takes its part of it, and all know the whole.
+    """Classify a split, in eval mode; each process takes its part of it, and all know the whole. It may be empty.
 
     The model stays in eval mode.
     """
     model.eval()
     mine = torch.arange(len(part), device=part.labels.device)[world.part(len(part))]
     correct, losses = [mine.new_empty(0, dtype=torch.bool)], [mine.new_empty(0, dtype=torch.float32)]
-    for indices in mine.split(feed.evaluated_at_once):
+    for indices in mine.split(feed.evaluated_at_once) if len(mine) else ():  # an empty tensor has one, empty, part
         images, labels = feed.evaluated(part, indices)
         with arithmetic.autocast():
             scores = model(images)
@@ -53,10 +53,10 @@ def evaluate(model: nn.Module, feed: Feed, part: Examples, arithmetic: Arithmeti
     return Evaluation(world.gather(torch.cat(correct), len(part)), every.cpu().double().mean().item())
 
 
-def diverged(epoch: int, loss: float, num_classes: int) -> Diverged:
+def diverged(epoch: int, loss: float, data: Feed) -> Diverged:
     """What a run counts as whose training loss is not finite."""
-    chance = 100 / num_classes
-    metrics = {f"{part}_accuracy": chance for part in ("test", "validation", "train")}
-    metrics |= {f"{part}_loss": math.inf for part in ("test", "validation", "train")}
+    chance = 100 / data.num_classes
+    parts = ("test", "validation", "train") if len(data.validation) else ("test", "train")
+    metrics = {f"{part}_accuracy": chance for part in parts} | {f"{part}_loss": math.inf for part in parts}
     reason = f"loss is {loss} in epoch {epoch + 1}"
     return Diverged(reason, {**metrics, "best_epoch": 0}, counted_as=f"chance level, {chance:g} %")

@@ -182,7 +182,7 @@ class Trainer:
         count = len(self.data.train)
         loss = float(self.world.sum(midway.loss) / self.world.size / count)
         if not math.isfinite(loss):
-            raise diverged(number, loss, self.data.num_classes)
+            raise diverged(number, loss, self.data)
         return {"train_loss": loss, "train_accuracy": 100 * float(self.world.sum(midway.correct)) / count}
 
     def _validated(self, number: int, epoch: Epoch) -> dict[str, float]:

@@ -167,3 +167,12 @@ def test_caches_lie_where_the_platform_wants_them(platform, variables, wanted, t
     monkeypatch.setattr(sys, "platform", platform)
     monkeypatch.setattr(Path, "home", lambda: tmp_path / "home")
     assert cache_dir() == tmp_path / wanted
+
+
+def test_an_array_of_no_bytes_is_told_and_made_anew():
+    """What a power cut leaves."""
+    cached("numbers", [1], filled)
+    (entries()[0] / "images.npy").write_bytes(b"")
+    with pytest.warns(UserWarning, match="is damaged .*; decoding again"):
+        again = cached("numbers", [1], filled)
+    np.testing.assert_array_equal(again.arrays["images"][:, 0, 0, 0], np.arange(50))

@@ -142,7 +142,7 @@ def test_grey_images_among_coloured_ones_get_three_channels(tmp_path):
     mixed = [made.png(picture if k else picture[..., 0]) for k, picture in enumerate(made.pictures(30))]
     path = made.write_parquet(tmp_path, instead={"train": (mixed, [k % 3 for k in range(30)])})
     with pytest.raises(
-        DataError, match=r"image 1 is in colour, and the first one is grey; channels=3 makes them alike"
+        DataError, match=r"image 1 is in colour, and grey is wanted, .*as the first one is; channels=3 keeps them"
     ):
         dataset(f"parquet(path={str(path)!r})")
     pool = dataset(f"parquet(path={str(path)!r}, channels=3)").train.pool
@@ -184,7 +184,7 @@ def spoilt(case):
         ("class missing from the test", "parquet: class 2 is missing from test"),
         ("other sizes", r"image 7 has 5x5 pixels and the first one 6x8; resize=256, say, makes them alike"),
         ("damaged image", r"train-\*.parquet, image 7 cannot be decoded"),
-        ("no image", r"train-\*.parquet, image 7 cannot be decoded: cannot identify image file"),
+        ("no image", r"train-\*.parquet, image 7 cannot be decoded: no image that Pillow knows"),
         ("16 bits", r"image 7 has more than 8 bits a pixel \(mode I;16\), which would be lost"),
         ("labels in words", "label 'ant' is no whole number"),
         ("negative label", "label -1 in train, where classes are 0..2"),
@@ -199,6 +199,31 @@ def test_unusable_tables_are_named_and_nothing_is_kept(case, message, tmp_path, 
     assert "\n" not in str(caught.value)
     assert not capsys.readouterr().err
     assert not list((tmp_path / "cache").rglob("*.npy"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"no picture", "cannot be decoded: no image that Pillow knows, or a damaged one"),
+        (made.png(made.pictures(1, size=(5, 5))[0]), "has 5x5 pixels and the first one 6x8"),
+    ],
+)
+def test_an_unusable_image_of_a_folder_is_named_by_its_file(content, message, tmp_path):
+    path = made.write_folder(tmp_path / "files")
+    (path / "train" / "bee" / "004.png").write_bytes(content)
+    with pytest.raises(DataError, match=rf"files/train/bee/004.png {message}"):
+        dataset(f"folder(path={str(path)!r})")
+
+
+def test_one_channel_of_images_in_colour_names_the_option(tmp_path):
+    path = made.write_folder(tmp_path / "files")
+    with pytest.raises(DataError, match=r"ant/000.png is in colour, and grey is wanted, by channels=1 or"):
+        dataset(f"folder(path={str(path)!r}, channels=1)")
+
+
+def test_digits_without_validation_examples():
+    data = dataset("digits(validation=0)")
+    assert [len(data.train), len(data.validation), len(data.test)] == [300, 0, 1497]
 
 
 @pytest.mark.parametrize("damage", ["cut off", "garbage", "empty", "flipped"])
@@ -226,7 +251,8 @@ def test_a_corrupt_parquet_file_is_named(damage, tmp_path):
         ("parquet(path='files', fit='squeeze')", "should be 'crop' or 'stretch'"),
         ("folder(path='files')", r"files/train is no folder; folder\(path=...\) wants train/CLASS/FILE"),
         ("digits(train=55)", r"train=55 should be a multiple of 10, the number of classes"),
-        ("digits(train=0)", "should be a multiple of 10"),
+        ("digits(train=0)", "leaves nothing to train on; it should be a multiple of 10"),
+        ("digits(validation=-10)", "should be a multiple of 10"),
         ("digits(train=1700, validation=50)", "leaves no test example of the smallest class, which has 174"),
         ("digits(train='many')", "should be a valid integer"),
         ("digits(trian=10)", "did you mean 'train'"),

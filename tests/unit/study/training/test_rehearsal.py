@@ -5,7 +5,8 @@ import pytest
 from normlab.errors import SpecError
 from normlab.study.training import rehearse as rehearse_arms
 from normlab.study.training import seconds_of
-from tests.unit.study.training.small import job
+from normlab.study.training.step import Step
+from tests.unit.study.training.small import SMALL, job
 
 NETS = "tests/unit/study/training/nets.py"
 
@@ -62,6 +63,25 @@ def test_equal_networks_are_set_up_once(monkeypatch):
     )
     rehearse([job(), job(epochs=7, lr=0.3), job("small"), job(precision="bf16", weight_decay=0.0)])
     assert len(built) == 2
+    rehearse([job(data={**SMALL["data"], "label_noise": share}) for share in (0.0, 0.2, 0.4)])
+    assert len(built) == 3
+
+
+def test_no_network_is_set_up_when_the_time_is_over_and_that_is_told(monkeypatch, capsys):
+    monkeypatch.setitem(rehearse_arms.__globals__, "LINE_EVERY", 0.0)
+    assert rehearse_arms([("a", job()), ("b", job("small"))], seconds=0.0) == (1, 2)
+    assert "networks set up: 1 of 2" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("long", [0.0, 1e9])
+def test_measuring_takes_few_images_of_a_large_batch_where_steps_are_long(long, monkeypatch):
+    sizes = []
+    step, names = Step.__call__, seconds_of.__globals__
+    monkeypatch.setattr(Step, "__call__", lambda *a: (sizes.append(a[3]), step(*a))[1])
+    monkeypatch.setitem(names, "LONG_STEP", long)
+    names["_pace"].cache_clear()
+    assert seconds_of(job(batch_size=50)) > 0
+    assert max(sizes) == (50 if long else 8)
 
 
 def test_what_a_run_takes_is_drawn_out_from_a_few_steps():

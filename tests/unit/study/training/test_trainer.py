@@ -8,10 +8,11 @@ from normlab.seeding import Streams
 from normlab.study.context import Context, Diverged
 from normlab.study.job import METRICS, TrainJob
 from normlab.study.train import train
-from normlab.study.training import Trainer
+from normlab.study.training import Trainer, rehearse
 from tests.unit.study.training.small import job
 
 DROPOUT = {"name": "tests/unit/study/training/nets.py:with_dropout"}
+UNVALIDATED = {"name": "digits(train=50, validation=0)"}
 OPTIONS = {
     "plain": {},
     "augmented": {"augment": ["crop(padding=1)", "flip"]},
@@ -149,3 +150,14 @@ def test_chance_is_where_an_untrained_network_is(tmp_path):
     assert result.loss == pytest.approx(torch.nn.functional.cross_entropy(scores, labels).item())
     assert result.accuracy == pytest.approx(100 * (scores.argmax(1) == labels).double().mean().item())
     assert not math.isnan(result.loss)
+
+
+@pytest.mark.parametrize("options", [{}, {"ema": 0.9}], ids=["plain", "ema"])
+def test_without_validation_examples_the_last_epoch_is_tested(options, tmp_path):
+    """`there is nothing to normalize in an input [0, 1, 8, 8]: skip empty batches`"""
+    context = Context(tmp_path)
+    spec = job("n", data=UNVALIDATED, select="last", arms={"n": {"norm": "switch"}}, **options)
+    rehearse([("n", spec)], processes=2)
+    result = train(spec, Streams(1), context)
+    assert result["best_epoch"] == 4
+    assert not [name for name in [*result, *context.rows[0]] if name.startswith("validation")]

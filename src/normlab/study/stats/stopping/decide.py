@@ -39,7 +39,7 @@ class Course:
         p, p_worse: sequential p-values after the last look made, of better and of worse; equal where two-sided.
         p_holm, p_holm_worse: the same, adjusted over the family.
         level: at which it was tested last, α over the comparisons not rejected before it.
-        chance: of being decided yet, where futility was asked about last; None where it was not.
+        chance: of being decided yet, as asked at the last look; None where it was not.
     """
 
     outcome: Outcome
@@ -59,7 +59,8 @@ def follow(t: Floats, design: Design) -> tuple[Course, ...]:
 
     Args:
         t: [comparisons, looks], positive where the treatment is better; NaN where the look has not been made of that
-            comparison, because results are missing; what comes after a NaN is not looked at.
+            comparison, because results are missing; what comes after a NaN is not looked at. Infinite where the
+            differences have no spread: t has no meaning then, and the look counts as 0 and gives nothing up.
         design: the rule.
 
     Returns:
@@ -84,7 +85,8 @@ class _State:
     """A family between two looks."""
 
     def __init__(self, t: Floats, design: Design) -> None:
-        self.t, self.design = t, design
+        self.flat = np.isinf(t)
+        self.t, self.design = np.where(self.flat, 0.0, t), design
         count = len(t)
         self.p, self.p_worse = np.ones(count), np.ones(count)
         self.outcome: list[Outcome] = ["open"] * count
@@ -117,6 +119,8 @@ class _State:
             up = down = np.minimum(2 * np.minimum(up, down), 1.0)
         self.p[now], self.p_worse[now] = np.minimum(self.p[now], up), np.minimum(self.p_worse[now], down)
         self.made[now] += 1
+        for k in now:
+            self.chance[k] = None  # of the look before
 
     def _close(self, k: int, look: int, outcome: Outcome) -> None:
         """A decision stands; what was given up can still be decided by the level that others leave to it."""
@@ -128,7 +132,7 @@ class _State:
         self.outcome[k], self.decided[k] = outcome, look + 1
 
     def _give_up(self, k: int, look: int) -> None:
-        if self.outcome[k] != "open":
+        if self.outcome[k] != "open" or self.flat[k, look]:
             return
         likely = self.chance[k] = chance(self.design, look, float(self.t[k, look]), self._level(k))
         if likely < self.design.futility:
