@@ -28,6 +28,7 @@ from normlab.study.run import Options
 from normlab.study.training import Arithmetic
 from tests.conformance.registry import EXAMPLES, copied
 from tests.conftest import TOLERANCE
+from tests.integration.commands import started
 from tests.integration.test_interruptions import assert_gone, checkpoints, children, results, wait_until
 
 SYNCED = [e for e in EXAMPLES if e.is_default and "sync" in NORMS.hints(e.name) and e.name != "ghost"]
@@ -134,14 +135,8 @@ ON_TWO = ("--set", "resources.devices=2")
 
 def start(folder, *arguments, torchrun=False) -> subprocess.Popen[str]:
     command = TORCHRUN if torchrun else [sys.executable, "-m", "normlab"]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(
-        [*command, "run", "tiny.toml", "--checkpoint-every", "0.05", *arguments],
-        cwd=folder,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        start_new_session=True,
-        **pipes,
-    )
+    run = [*command, "run", "tiny.toml", "--checkpoint-every", "0.05", *arguments]
+    return started(run, folder, OMP_NUM_THREADS="1")
 
 
 @pytest.fixture(scope="module")

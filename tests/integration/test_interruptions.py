@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.commands import started
+
 STUDY = """
 baseline = "base"
 seeds = 2
@@ -30,14 +32,8 @@ small = "revisited(scale=0.1)"
 
 
 def start(directory: Path, *arguments: str) -> subprocess.Popen[str]:
-    """`normlab run` as the leader of its own process group, which heeds Ctrl-C also where these tests ignore it."""
     command = [sys.executable, "-m", "normlab", "run", "tiny.toml", "--checkpoint-every", "0.05", *arguments]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs inherit SIG_IGN
-    try:
-        return subprocess.Popen(command, cwd=directory, start_new_session=True, **pipes)
-    finally:
-        signal.signal(signal.SIGINT, before)
+    return started(command, directory)
 
 
 def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 180) -> None:

@@ -21,6 +21,7 @@ from normlab.study.executors import executor
 from normlab.study.executors.session import joined
 from normlab.study.run import Options
 from normlab.study.store import Store
+from tests.integration.commands import started
 
 ray = pytest.importorskip("ray", reason="needs ray: pip install 'normlab[ray]'")
 
@@ -267,13 +268,7 @@ def test_ctrl_c_stops_a_ray_of_our_own_and_the_same_command_goes_on(tmp_path):
     (tmp_path / "walks.py").write_text("import time\n" + SOURCE)
     (tmp_path / "own.toml").write_text(OWN)
     command = [sys.executable, "-m", "normlab", "run", "own.toml", "--on", "ray", "--checkpoint-every", "0"]
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        process = subprocess.Popen(
-            command, cwd=tmp_path, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-    finally:
-        signal.signal(signal.SIGINT, before)
+    process = started(command, tmp_path)
     store = tmp_path / "runs" / "own"
     while not list(store.glob("runs/*/checkpoint.pt")):
         assert process.poll() is None, process.stdout.read()

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.integration.commands import started
+
 pytest.importorskip("s3fs", reason="needs s3fs")
 pytest.importorskip("moto.server", reason="needs moto[server]")
 
@@ -64,12 +66,7 @@ def s3(monkeypatch, tmp_path):
 
 def start(folder: Path, *more: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "normlab", "run", "own.toml", "--checkpoint-every", "0", *more]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        return subprocess.Popen(command, cwd=folder, start_new_session=True, **pipes)
-    finally:
-        signal.signal(signal.SIGINT, before)
+    return started(command, folder)
 
 
 def test_interrupted_it_goes_on_from_the_bucket_to_the_same_numbers(s3, tmp_path):

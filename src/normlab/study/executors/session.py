@@ -9,7 +9,6 @@ import re
 import socket
 from collections.abc import Generator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import loky
@@ -25,8 +24,6 @@ QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_SCHEDULER_EVENTS": "0"}
 @contextmanager
 def joined(address: str, options: Options) -> Generator[None, None, None]:
     """Part of the cluster inside; a connection that the program already has is used and left as it is."""
-    if address != OWN and has_token():
-        os.environ.setdefault("RAY_AUTH_MODE", "token")  # heads ask for it by default, and clients do not send it
     import ray
 
     if ray.is_initialized():
@@ -64,13 +61,10 @@ def no_cluster(address: str, text: str) -> str:
     if "Could not find any running Ray" in text:
         return "--on auto: no Ray cluster on this machine, and RAY_ADDRESS is not set; `ray start --head` starts one"
     why = f"cannot join the Ray cluster at {address}: {' '.join(text.split())[:300]}"
-    return why if has_token() else f"{why}; if it asks for a token, copy the head's ~/.ray/auth_token here"
-
-
-def has_token() -> bool:
-    """Whether this machine has what a head with token authentication asks for."""
-    named = os.environ.get("RAY_AUTH_TOKEN_PATH")
-    return "RAY_AUTH_TOKEN" in os.environ or Path(named or Path.home() / ".ray" / "auth_token").is_file()
+    if os.environ.get("RAY_AUTH_MODE") == "token":
+        return why
+    # heads ask for a token by default, and whoever joins does not send it by default
+    return f"{why}; if it asks for a token, set RAY_AUTH_MODE=token here, with the head's ~/.ray/auth_token"
 
 
 def cannot_work(error: Exception) -> str:
