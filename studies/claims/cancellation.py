@@ -19,6 +19,7 @@ from normlab.landscape.figures import legend, panels
 from normlab.page import canvas
 from normlab.probes import probe
 from normlab.study.data import load
+from normlab.study.job import DataSpec
 from normlab.study.models import create_model
 
 SEEDS = 10
@@ -39,7 +40,7 @@ SLOPES = {  # exponent of γ₀ that Eq. 12 gives each of these
 
 def train(arm, streams, context):
     """One network at its initial values, in float64; nothing is trained."""
-    data = load("digits(train=300)", 0).train
+    data = load(DataSpec(name="digits(train=300)")).train
     order = torch.from_numpy(streams.numpy("shuffle", 0).permutation(len(data.labels)))[:100]
     x, y = torch.from_numpy(data.images).double()[order] / 16, torch.from_numpy(data.labels)[order]
     model = build(arm, streams)

@@ -21,6 +21,7 @@ from normlab.page import canvas
 from normlab.probes import ablation_curve, channel_reliance
 from normlab.recipes.fan_in import init_fan_in
 from normlab.study.data import load
+from normlab.study.job import DataSpec
 
 SEEDS, EPOCHS, BATCH, LR, ORDERS, POINTS = 10, 60, 50, 0.1, 6, 9
 NORMS = {"BatchNorm": "batch", "no norm": "none", "fixed norm": "fixed"}
@@ -52,7 +53,7 @@ def network(norm, streams):
 
 def train(arm, streams, context):
     """One run: SGD with momentum, half cosine; then ablation on the training examples, as in the paper."""
-    data = load("digits(train=300)", 0)
+    data = load(DataSpec(name="digits(train=300)"))
     images, labels = torch.from_numpy(data.train.images).float() / 16, torch.from_numpy(data.train.labels)
     model = network(arm, streams)
     order = torch.from_numpy(streams.numpy("shuffle", 0).permutation(len(labels)))

@@ -19,6 +19,7 @@ from normlab.landscape.figures import legend, panels
 from normlab.page import canvas
 from normlab.probes import probe
 from normlab.study.data import load
+from normlab.study.job import DataSpec
 from normlab.study.models import create_model
 
 SEEDS, EPOCHS, BATCH, LR = 8, 20, 50, 0.1
@@ -34,7 +35,7 @@ ADDED = ("weight_drift", "bias_drift", "large_values")
 
 def train(arm, streams, context):
     """One run: SGD with momentum, half cosine; every epoch's last step is measured."""
-    data = load("digits(train=1000, validation=300)", 0).train
+    data = load(DataSpec(name="digits(train=1000, validation=300)")).train
     images, labels = torch.from_numpy(data.images).float() / 16, torch.from_numpy(data.labels)
     recipe = normlab.recipe(arm)
     model = recipe.prepare(create_model("resnet8(width=16)", in_channels=1, num_classes=10), streams=streams)

@@ -22,6 +22,7 @@ from normlab.page import canvas
 from normlab.probes import internal_covariate_shift, landscape
 from normlab.recipes.fan_in import init_fan_in
 from normlab.study.data import load
+from normlab.study.job import DataSpec
 
 SEEDS, STEPS, EVERY, BATCH = 10, 150, 10, 50
 RATES = (0.03, 0.1, 0.3)
@@ -56,7 +57,7 @@ def build(norm: str, streams: normlab.Streams) -> nn.Module:
 
 def train(arm, streams, context):
     """One run: SGD without momentum; what is measured goes into the curves of the run."""
-    data = load("digits(train=300)", 0).train
+    data = load(DataSpec(name="digits(train=300)")).train
     images, labels = torch.from_numpy(data.images).float() / 16, torch.from_numpy(data.labels)
     model = build(arm["norm"], streams)
     first = images[torch.from_numpy(streams.numpy("shuffle", 0).permutation(len(labels)))[:BATCH]]
