@@ -13,7 +13,7 @@ demo: .venv/base.stamp  ## the main job: 60 runs on real digits, about five minu
 
 install: .venv/dev.stamp  ## everything a developer needs
 
-test: .venv/dev.stamp  ## 15 to 20 minutes on two cores
+test: .venv/dev.stamp  ## 18 to 27 minutes on two cores
 	$(BIN)/python -m pytest -m "not slow and not gpu"
 
 test-all: .venv/dev.stamp  ## the slow ones too
