@@ -7,6 +7,18 @@ import signal
 import subprocess
 from pathlib import Path
 
+OWN = """
+name = "own"
+metric = "metric"
+baseline = "a"
+seeds = 2
+train = "walks.py:walk"
+[arms]
+a = 0
+b = 1
+"""
+"""A study whose function stands in walks.py beside it."""
+
 
 def started(command: list[str], folder: Path, **environment: str) -> subprocess.Popen[str]:
     """The leader of a process group of its own, which heeds Ctrl-C also where these tests ignore it."""

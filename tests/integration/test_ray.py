@@ -21,7 +21,7 @@ from normlab.study.executors import executor
 from normlab.study.executors.session import joined
 from normlab.study.run import Options
 from normlab.study.store import Store
-from tests.integration.commands import started
+from tests.integration.commands import OWN, started
 
 ray = pytest.importorskip("ray", reason="needs ray: pip install 'normlab[ray]'")
 
@@ -288,16 +288,6 @@ def walk(arm, streams, context):
         time.sleep(0.05)
         context.checkpoint({"step": step}, done=step / 1000)
     return {"metric": 1.0}
-"""
-OWN = """
-name = "own"
-metric = "metric"
-baseline = "a"
-seeds = 2
-train = "walks.py:walk"
-[arms]
-a = 0
-b = 1
 """
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.commands import started
+from tests.integration.commands import OWN, started
 
 pytest.importorskip("s3fs", reason="needs s3fs")
 pytest.importorskip("moto.server", reason="needs moto[server]")
@@ -27,16 +27,6 @@ def walk(arm, streams, context):
         context.log(begun=float(state["step"]))
         context.checkpoint({"step": step + 1, "x": x}, done=(step + 1) / 20)
     return {"metric": x}
-"""
-STUDY = """
-name = "own"
-metric = "metric"
-baseline = "a"
-seeds = 2
-train = "walks.py:walk"
-[arms]
-a = 0
-b = 1
 """
 
 
@@ -71,7 +61,7 @@ def start(folder: Path, *more: str) -> subprocess.Popen[str]:
 
 def test_interrupted_it_goes_on_from_the_bucket_to_the_same_numbers(s3, tmp_path):
     (tmp_path / "walks.py").write_text(SOURCE)
-    (tmp_path / "own.toml").write_text(STUDY)
+    (tmp_path / "own.toml").write_text(OWN)
     process = start(tmp_path, "--store", "s3://studies/own", "--workers", "2")
     while len(s3.glob("studies/own/runs/*/checkpoint.pt")) < 2:
         assert process.poll() is None, process.stdout.read()

@@ -12,7 +12,6 @@ import numpy as np
 import tomli_w
 from numpy.typing import NDArray
 
-from normlab.errors import StoreError
 from normlab.study.agenda import needless, read_log
 from normlab.study.description import heading, methods
 from normlab.study.looked import about_changes, about_futility, about_looks, as_looked_at
@@ -53,18 +52,12 @@ class Results:
     @classmethod
     def gather(cls, protocol: Protocol, runs: tuple[RunSpec, ...], arms: Mapping[str, str], store: Store) -> Results:
         """Read the store; a damaged result, and one without the metric, counts as a failure that says so."""
-        finished: dict[str, RunResult] = {}
-        failures: dict[str, str] = {}
-        for run in runs:
-            try:
-                result = store.load(run.key)
-            except StoreError as error:
-                failures[run.key] = f"{error}; `normlab run` makes the run again"
-                continue
-            if result is not None:
-                finished[run.key] = result
-            elif (text := store.failure(run.key)) is not None:
-                failures[run.key] = text
+        keys = dict.fromkeys(run.key for run in runs)
+        finished, damaged = store.load_all(keys)
+        failures = {key: f"{text}; `normlab run` makes the run again" for key, text in damaged.items()}
+        for key in keys:
+            if key not in finished and key not in damaged and (text := store.failure(key)) is not None:
+                failures[key] = text
         for key, text in without_metric(protocol.metric, finished).items():
             del finished[key]
             failures[key] = store.failure(key) or text

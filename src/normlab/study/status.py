@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from normlab.errors import StoreError
 from normlab.study.agenda import needless
 from normlab.study.plan import RunSpec
 from normlab.study.result import RunResult
@@ -41,17 +40,8 @@ def survey(protocol: Protocol, plan: Sequence[RunSpec], store: Store) -> tuple[S
     Raises:
         UnknownName: several runs are finished, and none has the study's metric; one that lacks it has failed.
     """
-    results: dict[str, RunResult] = {}
-    damaged: set[str] = set()
     runs = {run.key: run for run in plan}
-    for key in runs:
-        try:
-            result = store.load(key)
-        except StoreError:
-            damaged.add(key)
-            continue
-        if result is not None:
-            results[key] = result
+    results, damaged = store.load_all(runs)
     check_metric(protocol.metric, results.values())
     lacking = without_metric(protocol.metric, results)
     results = {key: result for key, result in results.items() if key not in lacking}

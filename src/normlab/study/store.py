@@ -13,7 +13,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Iterable, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -58,7 +58,7 @@ class Store:
 
     def absolute(self) -> Store:
         """The same store, whatever the working directory becomes."""
-        return Store(self.files.absolute().path if not self.is_remote else str(self))
+        return Store(str(self.files.absolute()))
 
     def open(self, *, create: bool) -> Store:
         """Check that the place is a store, or make it one.
@@ -174,6 +174,20 @@ class Store:
             raise StoreError(f"cannot read {path}: {error.strerror}") from None
         except (ValueError, SpecError) as error:
             raise StoreError(f"{path} is damaged ({str(error).splitlines()[0]})") from None
+
+    def load_all(self, keys: Iterable[str]) -> tuple[dict[str, RunResult], dict[str, str]]:
+        """The results of those runs that are finished, and what is wrong with those that are damaged, by key."""
+        results: dict[str, RunResult] = {}
+        damaged: dict[str, str] = {}
+        for key in dict.fromkeys(keys):
+            try:
+                result = self.load(key)
+            except StoreError as error:
+                damaged[key] = str(error)
+                continue
+            if result is not None:
+                results[key] = result
+        return results, damaged
 
     def set_aside(self, key: str) -> str:
         """Rename a damaged result so that the run is repeated; the file is kept."""

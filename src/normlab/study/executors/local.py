@@ -107,10 +107,15 @@ class Worker:
             self._pool = None
 
 
+def environment_of_run(options: Options) -> dict[str, str]:
+    """What a process that carries out runs needs in its environment, wherever it is."""
+    threads = {"OMP_NUM_THREADS": str(options.threads), "MKL_NUM_THREADS": str(options.threads)}
+    return {**OWN_MEMORY, **threads, **(QUIET if options.devices > 1 else {})}
+
+
 def _team(options: Options, workers: int | None) -> list[Worker]:
     """The workers, none of them started, in the order in which they get their first runs."""
-    threads = {"OMP_NUM_THREADS": str(options.threads), "MKL_NUM_THREADS": str(options.threads)}
-    common = {**OWN_MEMORY, **threads, **(QUIET if options.devices > 1 else {})}
+    common = environment_of_run(options)
     if not options.device.startswith("cuda"):
         count = default_workers(options.threads * options.devices) if workers is None else workers
         return [Worker(options, common) for _ in range(count)]

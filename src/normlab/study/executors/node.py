@@ -15,8 +15,7 @@ import cloudpickle
 
 from normlab import __version__
 from normlab.errors import NormlabError, Unavailable
-from normlab.study.distributed import QUIET
-from normlab.study.executors.local import OWN_MEMORY
+from normlab.study.executors.local import environment_of_run
 from normlab.study.plan import ENGINE, RunSpec
 from normlab.study.run import Options, Outcome, TrainFunction, attempt
 from normlab.study.store import Store
@@ -79,11 +78,10 @@ def _on_own_gpu(options: Options) -> Options:
 
 
 def environment_of(options: Options) -> dict[str, str]:
-    """Environment of the processes that carry out runs; the same as that of local workers."""
-    threads = {"OMP_NUM_THREADS": str(options.threads), "MKL_NUM_THREADS": str(options.threads)}
+    """Environment of the processes that carry out runs: that of local workers, and where the data is."""
     given = {name: str(Path(value).absolute()) for name in PASSED_ON if (value := os.environ.get(name))}
-    alone = QUIET if options.devices > 1 else {"RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"}
-    return {**OWN_MEMORY, **threads, **given, **alone}
+    all_gpus = {} if options.devices > 1 else {"RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"}
+    return {**environment_of_run(options), **given, **all_gpus}
 
 
 def packed(function: TrainFunction) -> bytes:

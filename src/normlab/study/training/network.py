@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from normlab.recipes import Recipe, recipe
+from normlab.recipes import recipe
 from normlab.screen.candidates import replace
 from normlab.seeding import Streams
 from normlab.study.job import TrainJob
@@ -28,14 +28,9 @@ def build_model(job: TrainJob, streams: Streams, *, in_channels: int, num_classe
         model = create_model(job.model, in_channels=in_channels, num_classes=num_classes)
     if job.norm is not None:
         model = replace(model, job.norm, streams)
-    return chosen_recipe(job).prepare(model, streams=streams, in_channels=in_channels)
-
-
-def chosen_recipe(job: TrainJob) -> Recipe:
-    """The arm's recipe."""
-    return recipe(job.recipe)
+    return recipe(job.recipe).prepare(model, streams=streams, in_channels=in_channels)
 
 
 def parameter_groups(job: TrainJob, model: nn.Module) -> list[dict[str, Any]]:
     """The groups of the arm's recipe, for an optimizer."""
-    return chosen_recipe(job).param_groups(model, lr=job.train.lr, weight_decay=job.train.weight_decay)
+    return recipe(job.recipe).param_groups(model, lr=job.train.lr, weight_decay=job.train.weight_decay)

@@ -190,9 +190,11 @@ class Trainer:
         if self.average is not None:
             self.average.settle(self.model, self.data.some(epoch, self.job.train.batch_size, self.world), self._forward)
         result = self.evaluate(self.data.validation)
-        last = number + 1 == self.job.train.epochs
-        best = self.best is None or result.accuracy > self.best.validation_accuracy
-        if last if self.job.train.select == "last" else best:
+        if self.job.train.select == "last":
+            chosen = number + 1 == self.job.train.epochs
+        else:
+            chosen = self.best is None or result.accuracy > self.best.validation_accuracy
+        if chosen:
             state = {name: value.clone() for name, value in self.tested.state_dict().items()}
             self.best = Best(number, result.accuracy, result.loss, state)
         if not len(self.data.validation):
