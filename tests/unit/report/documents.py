@@ -10,8 +10,11 @@ import numpy as np
 
 from normlab.study.report.document import Document, Failure, Panel
 from normlab.study.stats.compare import compare
+from normlab.study.stats.paired import t_statistic
 from normlab.study.stats.published import Published, Reproductions, reproduce
 from normlab.study.stats.result import ArmSummary, Comparison, Comparisons, Finding, Scores, Settings, TestSet
+from normlab.study.stats.stopping import Design, follow
+from normlab.study.stats.stopping.judge import Stopping
 
 UGLY = ("base <b>", "<script>alert(1)</script>", 'a_b & 50 % "γ"', "\\foo{$x^2$} 中|[red]é~#", "x\x1b[31my\nz " * 6)
 
@@ -267,4 +270,20 @@ def published() -> Document:
     return Document("published", panels)
 
 
-ALL = (real, published, regular, diverged, holes, ugly, flat, one_arm, alone, twelve)
+def stopping() -> Document:
+    """A gain, a loss, something given up and something undecided, under group-sequential bounds and anytime."""
+    s = scores({"base": 89.44, "γ 0.10": 90.2, "loss": 88.9, "none": 89.4, "some": 89.6}, n=20)
+    panels = []
+    for rule, numbers, futility in (("pocock", (5, 10, 15, 20), 0.1), ("anytime", tuple(range(2, 21)), 0.0)):
+        design = Design(rule, numbers, futility=futility)
+        t = np.array([[t_statistic((row - s.values[0])[:n]) for n in numbers] for row in s.values[1:]])
+        courses = dict(zip(s.arms[1:], follow(t, design), strict=True))
+        used = {arm: numbers[course.looks - 1] for arm, course in courses.items()}
+        unused = frozenset((arm, seed) for arm, n in used.items() for seed in s.seeds[n:])
+        values = np.where([[(arm, seed) in unused for seed in s.seeds] for arm in s.arms], np.nan, s.values)
+        seen, settings = replace(s, values=values, unused=unused), Settings(baseline="base", resamples=200)
+        panels.append(Panel(compare(seen, settings, rule, Stopping(design, courses))))
+    return Document("stopping", tuple(panels))
+
+
+ALL = (real, stopping, published, regular, diverged, holes, ugly, flat, one_arm, alone, twelve)

@@ -32,6 +32,15 @@ def forest(c: Comparisons) -> str:
     )
 
 
+def looks() -> str:
+    """Of the looks of a stopping rule."""
+    return (
+        "Paired t at every look made, positive where the recipe is better. Dashed: the bounds, above which it is found "
+        "better and below which worse, at the level that Holm's method left to the recipe at its last look; where no t "
+        "is enough there is no line. A cross marks a recipe that was given up, an arrow a t outside the axis."
+    )
+
+
 def curves(metric: str, runs: Mapping[str, Floats]) -> str:
     """Of training curves; says how many runs end early."""
     early = {arm: int((~np.isfinite(values[:, -1])).sum()) for arm, values in runs.items() if values.size}

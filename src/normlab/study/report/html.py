@@ -96,6 +96,8 @@ def _figures(panel: Panel, ident: str) -> Iterator[Figure]:
     if any(len(row.seeds) for row in c.rows):
         yield Figure(Markup(figures.pairs(c, f"{ident}-pairs")), captions.pairs(c))
         yield Figure(Markup(figures.forest(c, f"{ident}-forest")), captions.forest(c))
+    if any(row.stopped is not None and row.stopped.course.looks for row in c.rows):
+        yield Figure(Markup(figures.looks(c, f"{ident}-looks")), captions.looks())
     for i, (metric, runs) in enumerate(panel.curves.items()):
         if max((values.shape[1] for values in runs.values()), default=0) < 2:
             continue

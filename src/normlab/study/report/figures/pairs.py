@@ -10,14 +10,12 @@ from numpy.typing import NDArray
 from normlab.page import canvas
 from normlab.page import format as fmt
 from normlab.study.report import wording
+from normlab.study.report.figures.strips import Strips
 from normlab.study.stats.result import Comparison, Comparisons
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-MOST_COLUMNS = 6
-LEFT, BOTTOM, TOP, HEIGHT = 0.62, 0.38, 0.62, 2.3  # inches
 
 
 def pairs(c: Comparisons, ident: str) -> str:
@@ -28,27 +26,19 @@ def pairs(c: Comparisons, ident: str) -> str:
 
 def _draw(c: Comparisons) -> Figure:
     rows = [row for row in c.rows if len(row.seeds)]
-    columns = max(min(len(rows), MOST_COLUMNS), 1)
-    lines = -(-len(rows) // columns) or 1
-    strip = min((canvas.WIDTH - LEFT - 0.1) / columns, 2.6)
-    block = BOTTOM + HEIGHT + TOP
-    fig = canvas.figure(LEFT + strip * columns + 0.1, block * lines)
+    strips = Strips(len(rows))
     ends = canvas.limits([values for row in rows for values in (row.control, row.treatment)])
-    for i, row in enumerate(rows):
-        bottom = block * (lines - 1 - i // columns) + BOTTOM
-        ax = canvas.axes(fig, LEFT + strip * (i % columns), bottom, strip * 0.9, HEIGHT)
-        _strip(ax, row, c, ends, wide=int(strip * 0.88 / canvas.BOLD))
-        ax.tick_params(labelleft=i % columns == 0)
-        if i % columns == 0:
-            ax.set_ylabel(wording.metric(c.scores), fontsize=8.5)
-    return fig
+    for ax, row in zip(strips.axes(wording.metric(c.scores)), rows, strict=True):
+        good = row.differences if c.settings.better == "higher" else -row.differences
+        strips.title(ax, row.arm, f"better on {int((good > 0).sum())} of {len(good)}")
+        _strip(ax, row, c, ends, strips.wide)
+    return strips.figure
 
 
 def _strip(ax: Axes, row: Comparison, c: Comparisons, ends: tuple[float, float], wide: int) -> None:
     ax.set_xlim(-0.35, 1.35)
     ax.set_ylim(*ends)
     ax.set_xticks([0, 1], [_end(c.baseline.arm, "baseline", wide), _end(row.arm, "recipe", wide)])
-    ax.spines["left"].set_visible(False)
     good = row.differences if c.settings.better == "higher" else -row.differences
     for sign, colour in ((1, canvas.BETTER), (-1, canvas.WORSE), (0, canvas.GREY)):
         _lines(ax, row, np.sign(good) == sign, colour)
@@ -57,9 +47,6 @@ def _strip(ax: Axes, row: Comparison, c: Comparisons, ends: tuple[float, float],
     ax.plot([0, 1], means, "D", color=canvas.INK, markersize=6, markeredgecolor="white", markeredgewidth=0.8)
     for x, values in ((0, row.control), (1, row.treatment)):
         _far(ax, x, {f"seed {seed}": v for seed, v in zip(row.seeds, values.tolist(), strict=True)}, ends, c)
-    ax.set_title(canvas.label(row.arm, wide), fontsize=9, fontweight="bold", loc="left", pad=18)
-    wins = f"better on {int((good > 0).sum())} of {len(good)}"
-    ax.text(0, 1.03, wins, transform=ax.transAxes, color=canvas.GREY, fontsize=8.5)
 
 
 def _end(arm: str, role: str, wide: int) -> str:
