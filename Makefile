@@ -3,6 +3,7 @@
 
 PYTHON ?= python3.11
 BIN := .venv/bin
+PYTEST := $(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
 STUDY ?= studies/digits.toml
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
@@ -14,10 +15,10 @@ demo: .venv/base.stamp  ## the main job: 60 runs on real digits, about five minu
 install: .venv/dev.stamp  ## everything a developer needs
 
 test: .venv/dev.stamp  ## 18 to 27 minutes on two cores
-	$(BIN)/python -m pytest -m "not slow and not gpu"
+	$(PYTEST) -m "not slow and not gpu"
 
 test-all: .venv/dev.stamp  ## the slow ones too
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 check: .venv/dev.stamp  ## ruff, and pyright strict on src
 	$(BIN)/ruff check .

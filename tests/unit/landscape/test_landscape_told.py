@@ -128,7 +128,6 @@ def test_a_model_whose_features_come_last_is_compared():
         {"loss": lambda model, batch: None},
         {"loss": lambda model, batch: 1.0},
     ],
-    ids=str,
 )
 def test_what_is_no_number_is_told_in_words(options):
     with pytest.raises(SpecError, match=r"should be|got"):

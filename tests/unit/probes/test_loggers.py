@@ -183,7 +183,6 @@ class Tracking:
         (P.CSV, "log takes files and loggers"),
         (7, "log takes files and loggers, got 7, such as 'probes.jsonl'"),
     ],
-    ids=str,
 )
 def test_what_is_no_logger_is_refused_before_training(log, match, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

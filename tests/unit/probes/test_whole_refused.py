@@ -62,7 +62,6 @@ def closure(model, dtype=torch.float32):
         (lambda model: P.regularisation_strength(torch.zeros(3), batch_size=0, excess_kurtosis=0, fisher=1), "size=0"),
         (lambda model: P.lipschitz_identity(torch.zeros(3, 2), torch.zeros(2, 3)), "of one shape"),
     ],
-    ids=str,
 )
 def test_what_cannot_be_measured_is_refused(run, match):
     with pytest.raises(SpecError, match=match):

@@ -59,7 +59,7 @@ SPECS = [
 ]
 
 
-@pytest.mark.parametrize(("spec", "error", "match"), SPECS, ids=lambda value: str(value)[:40])
+@pytest.mark.parametrize(("spec", "error", "match"), SPECS)
 def test_bad_specs(spec, error, match):
     refused(net(), spec, match, error=error)
 

@@ -1,4 +1,4 @@
-"""Datasets by name; each file registers one. To add one, write a file and name it here."""
+"""Datasets by name, each in its file, and the steps of augmentation. To add one, write a file and name it here."""
 
 from normlab.study.data import (
     cifar10,
@@ -10,6 +10,7 @@ from normlab.study.data import (
     hub,
     parquet,
     stanford_cars,
+    steps,
 )
 from normlab.study.data.base import DATASETS, Dataset, Split
 from normlab.study.data.loading import canonical_data, forget, load
@@ -30,4 +31,5 @@ __all__ = [
     "load",
     "parquet",
     "stanford_cars",
+    "steps",
 ]

@@ -13,9 +13,7 @@ from typing import Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from normlab.errors import SpecError
 from normlab.registry import Registry
 from normlab.seeding import Streams
 
@@ -49,75 +47,6 @@ class Augment(Protocol):
 AUGMENTS: Registry[Augment] = Registry("augmentation")
 
 
-@AUGMENTS.register("flip")
-@dataclass(frozen=True)
-class Flip:
-    """Left and right exchanged, in half of the images."""
-
-    def after(self, size: Size) -> Size:
-        """Unchanged."""
-        return size
-
-    def draw(self, rng: np.random.Generator, examples: int, size: Size) -> Tensor:
-        """[examples] bool."""
-        del size
-        return torch.from_numpy(rng.random(examples) < 0.5)
-
-    def apply(self, batch: Tensor, drawn: Tensor) -> Tensor:
-        """Mirror where drawn."""
-        return torch.where(drawn[:, None, None, None], batch.flip(3), batch)
-
-    def center(self, batch: Tensor) -> Tensor:
-        """As it is."""
-        return batch
-
-
-@AUGMENTS.register("crop")
-@dataclass(frozen=True)
-class Crop:
-    """A window at a random place of the image.
-
-    Args:
-        size: height and width of the window; default those of the image.
-        padding: black pixels put around the image first.
-    """
-
-    size: int | None = None
-    padding: int = 0
-
-    def after(self, size: Size) -> Size:
-        """The window's."""
-        window = size if self.size is None else (self.size, self.size)
-        padded = size[0] + 2 * self.padding, size[1] + 2 * self.padding
-        if self.padding < 0 or min(window) < 1:
-            raise SpecError(f"crop(size={self.size}, padding={self.padding}): size from 1, padding from 0")
-        if padded[0] < window[0] or padded[1] < window[1]:
-            raise SpecError(f"crop(size={self.size}, padding={self.padding}) does not fit images of {_text(size)}")
-        if padded == window:
-            raise SpecError(f"crop of images of {_text(size)} does nothing: add padding, crop(padding=4), or a size")
-        return window
-
-    def draw(self, rng: np.random.Generator, examples: int, size: Size) -> Tensor:
-        """[examples, 2] int64: top and left."""
-        window = self.after(size)
-        room = [s + 2 * self.padding - w + 1 for s, w in zip(size, window, strict=True)]
-        return torch.from_numpy(rng.integers(0, room, size=(examples, 2)))
-
-    def apply(self, batch: Tensor, drawn: Tensor) -> Tensor:
-        """The windows."""
-        height, width = self.after((batch.shape[2], batch.shape[3]))
-        windows = F.pad(batch, (self.padding,) * 4).unfold(2, height, 1).unfold(3, width, 1)  # a view of them all
-        return windows[torch.arange(len(batch), device=batch.device), :, drawn[:, 0], drawn[:, 1]]
-
-    def center(self, batch: Tensor) -> Tensor:
-        """The window in the middle; the whole image where the window has its size."""
-        if self.size is None:
-            return batch
-        padded = F.pad(batch, (self.padding,) * 4)
-        top, left = ((padded.shape[axis] - self.size) // 2 for axis in (2, 3))
-        return padded[:, :, top : top + self.size, left : left + self.size]
-
-
 @dataclass(frozen=True)
 class Augmentation:
     """The steps of one epoch, with what was drawn for each example."""
@@ -143,7 +72,7 @@ def augmentation(
     """What happens to the training images in one epoch.
 
     Args:
-        specs: steps in order, "flip", "crop(padding=4)", "crop(size=224)".
+        specs: steps in order, "flip", "crop(padding=4)", "resized_crop(size=224)".
         streams: of the run; "augment" by epoch and step is used.
         examples: number of training examples.
         size: height and width of the images.
@@ -156,7 +85,7 @@ def augmentation(
 
 
 def center(specs: Sequence[str], batch: Tensor) -> Tensor:
-    """What evaluation sees of a batch [b, C, H, W] uint8: the middle, where training crops to another size."""
+    """What evaluation sees of a batch [b, C, H, W] uint8: the middle, where training crops to a size."""
     for step in _steps(specs):
         batch = step.center(batch)
     return batch
@@ -184,7 +113,3 @@ def canonical_augment(specs: Sequence[str]) -> list[str]:
 
 def _steps(specs: Sequence[str]) -> tuple[Augment, ...]:
     return tuple(AUGMENTS.create(spec) for spec in specs)
-
-
-def _text(size: Size) -> str:
-    return f"{size[0]}x{size[1]}"

@@ -4,7 +4,7 @@ import torch
 
 from normlab.errors import SpecError
 from normlab.seeding import Streams
-from normlab.study.data.augment import augmentation, canonical_augment, center, output_size
+from normlab.study.data.augment import AUGMENTS, augmentation, canonical_augment, center, output_size
 
 N, SIZE = 60, (9, 11)
 
@@ -53,8 +53,48 @@ def test_a_crop_is_a_window_of_the_padded_image_and_every_place_occurs(spec, pad
     assert output_size([spec], SIZE) == shape
 
 
+def test_a_resized_crop_of_a_ramp_is_the_ramp_between_its_edges():
+    """Bilinear interpolation gives back linear images, so the window can be read off the result."""
+    ramp = torch.stack([torch.arange(96.0)[:, None].expand(96, 64), 2 * torch.arange(64.0).expand(96, 64)])
+    batch = ramp.to(torch.uint8).expand(400, 2, 96, 64)
+    step = AUGMENTS.create("resized_crop(size=24, area=0.1)")
+    top, left, height, width = (drawn := step.draw(Streams(1).numpy("augment"), 400, (96, 64))).unbind(1)
+    assert torch.equal(drawn, drawn.round())
+    assert ((top >= 0) & (left >= 0) & (top + height <= 96) & (left + width <= 64)).all()
+    places = (torch.arange(24) + 0.5) / 24
+    inner = slice(2, -2)  # at its edge a window sees the pixels beyond, where there are any
+    rows = top[:, None] + places[inner] * height[:, None] - 0.5
+    columns = left[:, None] + places[inner] * width[:, None] - 0.5
+    found = step.apply(batch, drawn).float()
+    assert found.shape == (400, 2, 24, 24)
+    torch.testing.assert_close(found[:, 0, inner, 12], rows, rtol=0, atol=0.51)  # of rounding to uint8
+    torch.testing.assert_close(found[:, 1, 12, inner], 2 * columns, rtol=0, atol=0.51)
+
+
+def test_resized_crops_have_the_areas_and_shapes_that_are_asked_for():
+    step = AUGMENTS.create("resized_crop(size=24, area=0.25, aspect=1.5)")
+    height, width = step.draw(Streams(1).numpy("augment"), 20_000, (200, 200))[:, 2:].unbind(1)
+    area, aspect = height * width / 200**2, width / height
+    assert 0.24 < area.min() < 0.26
+    assert area.max() > 0.98
+    assert abs(aspect.log().mean()) < 0.01
+    assert 1.47 < aspect.max() < 1.53
+    assert (area[area < 0.66].mean() - 0.455).abs() < 0.005, "uniform where every shape fits"
+
+
+def test_an_image_that_no_window_fits_is_cropped_in_the_middle():
+    drawn = AUGMENTS.create("resized_crop(area=1.0, aspect=1.25)").draw(Streams(1).numpy("augment"), 5, (40, 100))
+    assert drawn.tolist() == [[0, 25, 40, 50]] * 5
+
+
+def test_evaluation_sees_the_middle_of_what_a_resized_crop_may_see():
+    x = torch.randint(0, 256, (3, 1, 64, 80), dtype=torch.uint8)
+    assert torch.equal(center(["resized_crop(size=56)"], x), x[:, :, 4:60, 12:68])
+    assert torch.equal(center(["resized_crop"], x), x)
+
+
 def test_an_example_gets_the_same_whatever_batch_it_is_in():
-    specs = ["crop(padding=2)", "flip", "crop(size=6)"]
+    specs = ["crop(padding=2)", "flip", "resized_crop(size=6)"]
     whole = augmented(specs)
     assert torch.equal(augmented(specs, parts=[slice(0, 7), slice(7, 8), slice(8, None)]), whole)
     backwards = augmented(specs, parts=[slice(30, None), slice(0, 30)])
@@ -110,6 +150,9 @@ def test_evaluation_pads_where_training_crops_larger_than_the_image():
         (["crop"], r"crop of images of 9x11 does nothing: add padding, crop\(padding=4\), or a size"),
         (["crop(padding=-1)"], "padding from 0"),
         (["crop(size=0)"], "size from 1"),
+        (["resized_crop(size=0)"], "size from 1, area above 0 up to 1, aspect from 1"),
+        (["resized_crop(area=0.0)"], "area above 0 up to 1"),
+        (["resized_crop(aspect=0.75)"], "aspect from 1"),
     ],
 )
 def test_steps_that_cannot_be_taken_are_named(specs, message):
@@ -123,13 +166,14 @@ def test_defaults_are_written_out():
 
 @pytest.mark.gpu
 def test_on_a_gpu_nothing_waits_and_the_images_are_those_of_a_cpu():
-    specs = ["crop(padding=2)", "flip", "crop(size=6)"]
+    specs = ["crop(padding=2)", "flip", "crop(size=6)", "resized_crop"]
     steps = augmentation(specs, Streams(1), 0, N, SIZE, "cuda")
     x, every = images().cuda(), torch.arange(N, device="cuda")
     torch.cuda.synchronize()
     torch.cuda.set_sync_debug_mode("error")
     try:
         found = steps.apply(x, every)
+        center(["resized_crop(size=6)"], x)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert torch.equal(found.cpu(), augmented(specs))
+    assert (found.cpu().int() - augmented(specs).int()).abs().max() <= 1  # interpolation rounds
