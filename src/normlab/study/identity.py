@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import hashlib
 import inspect
 import linecache
 from collections.abc import Callable, Iterator
 from types import CodeType, FunctionType
-from typing import Any
+from typing import Any, cast
 
 from normlab.errors import SpecError
 
@@ -17,8 +19,9 @@ PLAIN = (int, float, complex, bool, str, bytes, type(None))
 def identity(function: Callable[..., Any]) -> str:
     """Name and hash of a function: its source, and what it refers to in its own file or in a closure.
 
-    Functions and classes of the same module count with their source, numbers, strings and lists or dicts of them with
-    their value. What it imports from other modules does not count: nobody can say where that would end.
+    Functions and classes of the same module count with their source, numbers and strings with their value, wherever
+    they are: in lists, dicts, dataclasses, defaults, decorated, as methods, in base classes. What it imports from other
+    modules does not count: nobody can say where that would end.
 
     Raises:
         SpecError: no function written with `def` or `lambda`.
@@ -44,14 +47,35 @@ def _texts(value: Any, module: str, seen: set[int]) -> Iterator[str]:
         yield repr(value)
         return
     seen.add(id(value))
-    if isinstance(value, FunctionType) and value.__module__ == module:
-        yield _source(value) or "\n".join(_code(value.__code__))
-        for name, inner in _references(value):
-            yield from (f"{name}={text}" for text in _texts(inner, module, seen))
-    elif isinstance(value, type) and value.__module__ == module:
-        yield _source(value)
-        for name, inner in sorted(vars(value).items()):
-            yield from (f"{name}={text}" for text in _texts(inner, module, seen))
+    if isinstance(value, (FunctionType, type)) and value.__module__ == module:
+        yield _source(value) or "\n".join(_code(value.__code__) if isinstance(value, FunctionType) else ())
+    for name, inner in _parts(value, module):
+        yield from (f"{name}={text}" for text in _texts(inner, module, seen))
+
+
+def _parts(value: Any, module: str) -> Iterator[tuple[str, Any]]:
+    """What a value is made of, or refers to, in a fixed order."""
+    if isinstance(value, FunctionType):
+        if value.__module__ == module:
+            yield from _references(value)
+    elif isinstance(value, type):
+        if value.__module__ == module:
+            yield from sorted(vars(value).items())
+            yield from (("base", base) for base in value.__bases__)
+    elif isinstance(value, (dict, list, tuple)):
+        items = cast(Any, value.items() if isinstance(value, dict) else enumerate(value))
+        yield from ((repr(key), inner) for key, inner in items)
+    elif isinstance(value, property):
+        yield from (("get", value.fget), ("set", value.fset))
+    elif isinstance(value, functools.cached_property):
+        yield "func", value.func
+    elif isinstance(value, functools.partial):
+        yield from (("func", value.func), ("args", value.args), ("keywords", value.keywords))
+    elif dataclasses.is_dataclass(value):
+        yield "type", type(value)
+        yield from ((field.name, getattr(value, field.name, None)) for field in dataclasses.fields(value))
+    elif hasattr(type(value), "__wrapped__") or "__wrapped__" in getattr(value, "__dict__", ()):
+        yield "wrapped", value.__wrapped__  # static methods and class methods, what lru_cache and the like give
 
 
 def _is_plain(value: Any) -> bool:
@@ -70,6 +94,8 @@ def _references(function: FunctionType) -> Iterator[tuple[str, Any]]:
         except ValueError:  # not bound yet
             continue
     yield "defaults", function.__defaults__
+    if function.__kwdefaults__:
+        yield "keyword defaults", function.__kwdefaults__
 
 
 def _codes(code: CodeType) -> Iterator[CodeType]:

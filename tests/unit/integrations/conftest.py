@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import warnings
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +11,9 @@ import pytest
 from normlab.study.models import import_timm
 
 import_timm()
+
+from lightning.fabric.utilities.rank_zero import LightningDeprecationWarning  # noqa: E402
+from lightning.fabric.utilities.warnings import PossibleUserWarning  # noqa: E402
 
 
 @pytest.fixture(autouse=True, scope="package")
@@ -20,3 +24,12 @@ def what_is_there_is_not_collected() -> Iterator[None]:
         yield
     finally:
         gc.unfreeze()
+
+
+@pytest.fixture(autouse=True)
+def advice_on_speed() -> Iterator[None]:
+    """Of no use here; and pytest-xdist's first process, which cannot import lightning, could not print it."""
+    with warnings.catch_warnings():
+        for category in (PossibleUserWarning, LightningDeprecationWarning):
+            warnings.simplefilter("ignore", category)
+        yield
