@@ -11,7 +11,8 @@ from typing import Any
 from normlab.errors import StoreError
 from normlab.study.executors.events import Event
 from normlab.study.looks import Looks, any_failed, looks_at, wanted
-from normlab.study.plan import Point, RunSpec
+from normlab.study.plan import RunSpec
+from normlab.study.point import Point, as_table
 from normlab.study.result import RunResult
 from normlab.study.spec import Protocol
 from normlab.study.stats.stopping import Course
@@ -153,7 +154,7 @@ def _entries(
             return
         made = {arm: c for arm, c in courses.items() if look in (c.looks, c.decided)}
         yield {
-            "point": dict(looks.point),
+            "point": as_table(looks.point),
             "look": look,
             "seeds": seeds[:pairs],
             "arms": {arm: _arm(course, looks) for arm, course in made.items()},

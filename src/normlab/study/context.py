@@ -26,7 +26,7 @@ class Diverged(Exception):
     Args:
         reason: what happened, `loss is nan in epoch 12`.
         metrics: what the run counts as, `{"test_accuracy": 10.0}` for chance level. A metric left out counts as
-            the worst value seen in the study.
+            the worst value that the run's arm and the one it is compared with have.
         counted_as: those metrics in words, for the table: `chance level, 10 %`.
     """
 

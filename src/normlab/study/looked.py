@@ -10,7 +10,7 @@ import numpy as np
 
 from normlab.study.agenda import rule_of
 from normlab.study.looks import Looks
-from normlab.study.plan import Point
+from normlab.study.point import Point, as_table
 from normlab.study.spec import Protocol
 from normlab.study.stats.result import Comparisons, Finding, Scores
 
@@ -20,8 +20,9 @@ def as_looked_at(scores: Scores, looks: Looks) -> Scores:
     values, unused = scores.values.copy(), set[tuple[str, str]]()
     for k, arm in enumerate(scores.arms):
         used, needed = looks.used(arm), looks.needed(arm)
-        finished = np.isfinite(values[k])
-        unused |= {(arm, seed) for i, seed in enumerate(scores.seeds) if i >= used and (i >= needed or finished[i])}
+        after = list(enumerate(scores.seeds))[used:]
+        finished = {i for i, seed in after if np.isfinite(values[k, i]) or (arm, seed) in scores.diverged}
+        unused |= {(arm, seed) for i, seed in after if i >= needed or i in finished}
         values[k, used:] = np.nan
     return replace(
         scores,
@@ -78,7 +79,7 @@ def about_changes(point: Point, protocol: Protocol, log: Sequence[Mapping[str, A
         before = {**_fixed(entry["rule"]), "first seeds": entry["seeds"]}
         now = {**_fixed(rule_of(protocol)), "first seeds": seeds}
         changed = [key for key in before if before[key] != now.get(key)]
-        if entry["point"] == dict(point) and changed:
+        if entry["point"] == as_table(point) and changed:
             was = ", ".join(f"{key} was {before[key]}, is {now.get(key)}" for key in changed)
             yield Finding(
                 "warning",

@@ -14,11 +14,12 @@ from itertools import islice
 
 import numpy as np
 
-from normlab.study.plan import Point, RunSpec
+from normlab.study.plan import RunSpec
+from normlab.study.point import Point
 from normlab.study.result import RunResult
 from normlab.study.spec import Protocol
 from normlab.study.stats.paired import spread, t_statistic
-from normlab.study.stats.pairs import paired_differences
+from normlab.study.stats.pairs import counted, paired_differences
 from normlab.study.stats.result import Floats
 from normlab.study.stats.stopping import Course, Design, follow, history
 
@@ -115,21 +116,12 @@ def _t(
     pair = [[finished.get(runs[name, i].key) for i in range(seeds)] for name in (arm, protocol.baseline)]
     if any(result is None for row in pair for result in row):
         return np.nan
-    values = _values(pair, protocol)
+    found = [[None if r is None else r.metrics.get(protocol.metric) for r in row] for row in pair]
+    values = counted(np.array(found, dtype=float), protocol.analysis.better)
     if not np.isfinite(values).all():
         return np.nan
     gains = paired_differences(values[0], values[1]) * (1 if protocol.analysis.better == "higher" else -1)
     return t_statistic(gains) if spread(gains) > 0 else np.inf
-
-
-def _values(pair: Sequence[Sequence[RunResult | None]], protocol: Protocol) -> Floats:
-    """[2, seeds] metric; a diverged run that names no value counts as the worst one of these."""
-    found = [[None if r is None else r.metrics.get(protocol.metric) for r in row] for row in pair]
-    values = np.array([[np.nan if value is None else value for value in row] for row in found])
-    if np.isnan(values).all():
-        return values
-    worst = np.nanmin(values) if protocol.analysis.better == "higher" else np.nanmax(values)
-    return np.where(np.isnan(values), worst, values)
 
 
 def wanted(looks: Looks, failed: Collection[str]) -> list[RunSpec]:

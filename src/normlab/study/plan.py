@@ -13,13 +13,12 @@ from typing import Any
 from normlab.errors import SpecError, UnknownName
 from normlab.seeding import resolve_seed
 from normlab.study.job import ArmSpec, TrainJob, as_json
+from normlab.study.point import Point, as_table
 from normlab.study.reading import merge, validate
 from normlab.study.spec import OwnStudySpec, Protocol, StudySpec
 from normlab.study.training.check import canonical_job
 
 ENGINE = 1  # part of every hash; raised when the same job would give other numbers than before
-
-Point = tuple[tuple[str, Any], ...]
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ def _laid_over(common: Mapping[str, Any], arm: Any, point: Point) -> Any:
         return arm
     tree = deepcopy(dict(common))
     merge(tree, arm)
-    return {**tree, **dict(point)}
+    return {**tree, **as_table(point)}
 
 
 def _points(grid: Mapping[str, list[Any]]) -> list[Point]:
@@ -94,7 +93,7 @@ def schedule(protocol: Protocol, function: str, jobs: Mapping[Point, Mapping[str
 def resolve(study: StudySpec, arm: str, point: Point) -> dict[str, Any]:
     """The job of one arm at one grid point: defaults written out, names checked."""
     tree = study.model_dump(include={"data", "model", "train"})
-    for key, value in point:
+    for key, value in as_table(point).items():
         merge(tree, _nested(key, value, tree))
     where = f"arms.{arm}: "
     chosen: ArmSpec = study.arms[arm]

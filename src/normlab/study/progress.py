@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from normlab.study.executors.events import Event
+from normlab.study.point import as_table
 from normlab.study.store import Store
 
 if TYPE_CHECKING:
@@ -143,5 +144,5 @@ def _complaint(event: Event) -> str:
         text = f"{event.outcome.status} {event.outcome.error}".rstrip()
     if event.run is None or not text:
         return text
-    point = "".join(f", {key} {value}" for key, value in event.run.point)
+    point = "".join(f", {key} {value}" for key, value in as_table(event.run.point).items())
     return f"{event.run.arm}, seed {event.run.seed}{point}: {text}"

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from pydantic import Field
 
 from normlab.errors import SpecError, UnknownName
 from normlab.study.job import Strict
+from normlab.study.point import Point, as_table
 from normlab.study.stats.published import Published, Reproductions, reproduce
 from normlab.study.stats.result import Scores
-
-if TYPE_CHECKING:
-    from normlab.study.plan import Point
 
 
 class PublishedSpec(Strict):
@@ -50,7 +48,7 @@ class PublishedSpec(Strict):
 
 def as_text(point: Point) -> str:
     """A grid point as `[published]` writes it: `train.lr=0.1`, several keys joined by ", "."""
-    return ", ".join(f"{key}={value}" for key, value in point)
+    return ", ".join(f"{key}={value}" for key, value in as_table(point).items())
 
 
 def reproductions(

@@ -16,7 +16,8 @@ from normlab.study.agenda import needless, read_log
 from normlab.study.description import heading, methods
 from normlab.study.looked import about_changes, about_futility, about_looks, as_looked_at
 from normlab.study.looks import looks_at
-from normlab.study.plan import Point, RunSpec
+from normlab.study.plan import RunSpec
+from normlab.study.point import Point, as_table
 from normlab.study.published import reproductions
 from normlab.study.report.document import Document, Failure, Panel
 from normlab.study.result import RunResult
@@ -83,12 +84,8 @@ class Results:
         values = np.array([[self._value(results.get((arm, seed))) for seed in seeds] for arm in arms], dtype=float)
         diverged = {at for at, result in results.items() if result is not None and result.status == "diverged"}
         counted_as = {r.counted_as for at in diverged if (r := results[at]) is not None and r.counted_as}
-        unknown = [at for at in diverged if np.isnan(values[arms.index(at[0]), seeds.index(at[1])])]
-        if unknown and not np.isnan(values).all():
-            worst = float(np.nanmin(values) if self.protocol.analysis.better == "higher" else np.nanmax(values))
-            for arm, seed in unknown:
-                values[arms.index(arm), seeds.index(seed)] = worst
-            counted_as.add(f"the worst value seen, {worst:.4g}")
+        if any(np.isnan(values[arms.index(arm), seeds.index(seed)]) for arm, seed in diverged):
+            counted_as.add("the worst value of the two arms compared")
         return Scores(
             metric=self.protocol.metric,
             arms=arms,
@@ -133,8 +130,8 @@ class Results:
         settings = Settings(
             baseline=self.protocol.baseline, family=tuple(family) if family else None, **analysis.model_dump()
         )
-        varied = dict(point)
-        title = " · ".join([*heading(self.protocol, varied), *(f"{key} {value}" for key, value in point)])
+        varied = as_table(point)
+        title = " · ".join([*heading(self.protocol, varied), *(f"{key} {value}" for key, value in varied.items())])
         comparisons = self._compare(point, settings, title)
         beside = reproductions(self.protocol.published, comparisons.scores, point, self.points, analysis.confidence)
         return Panel(comparisons, self._curves(point), beside)
@@ -162,7 +159,7 @@ class Results:
 
     def _failure(self, run: RunSpec) -> Failure:
         text = self.failures[run.key]
-        at = " ".join(f"{key}={value}" for key, value in run.point)
+        at = " ".join(f"{key}={value}" for key, value in as_table(run.point).items())
         return Failure(run.arm, f"{run.seed} {at}".strip(), text.strip().splitlines()[-1], text)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
@@ -30,10 +30,18 @@ MOST_LOOKS = 20  # that are paid for; the bounds of each are simulated
 
 
 def _each_once(grid: dict[str, list[JsonValue]]) -> dict[str, list[JsonValue]]:
-    for key, values in grid.items():
-        if len({repr(value) for value in values}) < max(1, len(values)):
+    found = {key: [_frozen(value) for value in values] for key, values in grid.items()}
+    for key, values in found.items():
+        if len(set(values)) < max(1, len(values)):
             raise ValueError(f"{key!r} should list one value or more, each once")
-    return grid
+    return found
+
+
+def _frozen(value: JsonValue) -> JsonValue:
+    """Lists as tuples: the values make a point of the grid, by which runs are looked up."""
+    if isinstance(value, dict):
+        raise ValueError("a table cannot be varied; name its keys, as 'data.limit'")
+    return tuple(map(_frozen, cast(list[JsonValue], value))) if isinstance(value, list) else value
 
 
 Grid = Annotated[dict[str, list[JsonValue]], AfterValidator(_each_once)]

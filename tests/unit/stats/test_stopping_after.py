@@ -12,6 +12,7 @@ from normlab.study.stats.stopping.judge import Stopping
 from tests.unit.stats.builders import scores, within_binomial
 
 LOOKS = (5, 10, 15)
+NAN = np.nan
 OBF, POCOCK, ANYTIME = Design("obrien_fleming", LOOKS), Design("pocock", LOOKS), Design("anytime", tuple(range(2, 16)))
 
 
@@ -106,3 +107,23 @@ def test_equivalence_is_asked_at_the_last_look_only(looks, asked):
     stopping = Stopping(OBF, {"same": follow(t, OBF)[0]})
     (row,) = compare(values, Settings("base", equivalence=0.5), stopping=stopping).rows
     assert (row.verdict == "equivalent") == asked
+
+
+def test_what_another_arm_left_its_level_is_ordered_where_it_crossed_the_bounds_of_that_level():
+    gains = np.array([0.1, 0.6, 1.1, 1.6, 2.1, -3, 3, -2, 2, 0, -3, 3, -2, 2, 0])
+    t = t_paths(gains[None], LOOKS)[0]
+    other = np.array([1.0, 9.0, NAN])
+    course = follow(np.stack([t, other]), POCOCK)[0]
+    assert (course.outcome, course.decided) == ("better", 2)
+    assert POCOCK.bounds(0.025)[0] > t[0] > POCOCK.bounds(0.05)[0]
+    assert t[1] < POCOCK.bounds(0.05)[1]
+    found = adjusted(gains[:10], course, POCOCK, 0.9)
+    assert found.p_stagewise < 0.0503
+    np.testing.assert_allclose(found.interval, t_interval(gains[:5], 0.9), rtol=1e-6)
+
+
+def test_an_interval_of_two_pairs_is_as_wide_as_it_has_to_be():
+    design, gains = Design("pocock", (2, 4)), np.array([1.0, 1.001])
+    (course,) = follow(np.array([[gains.mean() * np.sqrt(2) / gains.std(ddof=1), NAN]]), design)
+    assert course.decided == 1
+    np.testing.assert_allclose(adjusted(gains, course, design, 0.9999).interval, t_interval(gains, 0.9999), rtol=1e-6)

@@ -164,3 +164,10 @@ def test_expected_seeds_of_several_arms():
     assert rows[1].found > 0.99
     assert rows[1].seeds <= rows[1].baseline <= 15
     assert rows == expected(Design("obrien_fleming", LOOKS), 4, effects=(0.0, 2.0), studies=200)
+
+
+def test_a_two_sided_decision_goes_the_way_of_the_look_that_crossed():
+    """The largest t may be that of an early look, whose bound it did not reach."""
+    design = Design("obrien_fleming", (4, 8, 12), alternative="two-sided")
+    (course,) = follow(np.array([[8.16, -1.58, -3.27]]), design)
+    assert (course.outcome, course.decided) == ("worse", 3)

@@ -67,6 +67,8 @@ def test_reads_a_study_file(file):
         ("family.arms=[]", "should name one arm or more, each once"),
         ("name=a/b", "the name becomes a directory"),
         ("grid.'train.lr'=[]", "'train.lr' should list one value or more, each once"),
+        ("grid.'train.lr'=[1, 1.0]", "'train.lr' should list one value or more, each once"),
+        ("grid.'data.limit'=[{a=1}]", "a table cannot be varied; name its keys, as 'data.limit'"),
         ("grid.'train.lr'=[0.1, 0.1]", "'train.lr' should list one value or more, each once"),
         ("arms.''=baseline", "an arm needs a name"),
         ("epochs 5", "should read key.path=value"),
@@ -150,6 +152,14 @@ def test_runs_come_seed_by_seed_and_hash_what_decides_the_result(file):
 def test_defaults_written_out_or_not_are_the_same_run(file):
     long = "arms.small='revisited(lr_divisor=100, scale=0.1)'"
     assert [run.key for run in plan(load(file, (long,)), "f")] == [run.key for run in plan(load(file), "f")]
+
+
+def test_a_grid_of_lists_is_one_of_values_like_any_other(file):
+    runs = plan(load(file, ("grid.'train.augment'=[[], ['flip']]",)), "f")
+    assert {run.point: run.job["train"].get("augment", []) for run in runs} == {
+        (("train.augment", ()),): [],
+        (("train.augment", ("flip",)),): ["flip"],
+    }
 
 
 def test_a_grid_repeats_the_whole_comparison_at_each_value(file):

@@ -218,6 +218,22 @@ def test_diverged_runs_are_results_of_their_look(tmp_path):
     assert looks.courses["great"].t[0] == pytest.approx(gains.mean() * 2 / gains.std(ddof=1))
 
 
+def test_a_decided_arm_is_reported_by_the_values_that_decided_it(tmp_path):
+    """A diverged run without a value counts as the worst of its comparison, not of other arms or of later seeds."""
+
+    def explodes(arm, streams, context):
+        if arm == 0.0 and streams.seed == 2:
+            raise normlab.Diverged("loss is nan")
+        return {"metric": 40.0} if arm == -3.0 and streams.seed == 5 else measure(arm, streams, context)
+
+    row = run(study(explodes), tmp_path).compare().panels[0].comparisons.rows[0]
+    assert (row.verdict, len(row.seeds)) == ("better", 4)
+    assert row.control[1] == min(*row.treatment, *np.delete(row.control, 1))
+    assert row.t == pytest.approx(row.stopped.course.t[-1])
+    low, high = row.interval
+    assert low < row.delta < high
+
+
 @pytest.mark.parametrize("futility", [0.0, 0.3])
 @pytest.mark.parametrize("gain", [1.0, -1.0])
 def test_gains_without_spread_decide_nothing(tmp_path, gain, futility):

@@ -48,7 +48,7 @@ def check(scores: Scores, settings: Settings) -> tuple[Finding, ...]:
         SpecError: a setting that cannot be used; UnknownName where it names no arm.
     """
     family = checked_family(scores, settings)
-    case = _Case(scores, settings, family, tuple(pair(scores, settings.baseline, arm) for arm in family))
+    case = _Case(scores, settings, family, tuple(pair(scores, arm, settings) for arm in family))
     found = [finding for rule in _RULES for finding in rule(case)]
     return tuple(sorted(found, key=lambda f: ("error", "warning", "note").index(f.level)))
 

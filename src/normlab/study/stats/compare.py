@@ -39,7 +39,7 @@ def compare(scores: Scores, settings: Settings, title: str = "", stopping: Stopp
         SpecError: a setting that cannot be used; UnknownName where it names no arm.
     """
     family = checked_family(scores, settings)
-    pairs = [pair(scores, settings.baseline, arm) for arm in family]
+    pairs = [pair(scores, arm, settings) for arm in family]
     gains = [p.gains(settings) for p in pairs]
     if stopping is None:
         judgements = judge(gains, settings)

@@ -37,23 +37,38 @@ class Pairs:
         return self.differences if settings.better == "higher" else -self.differences
 
 
-def pair(scores: Scores, control: str, arm: str) -> Pairs:
-    """Pair `arm` with `control` by seed; what is not finite in either has no pair."""
-    a, b = scores.values[scores.arms.index(arm)], scores.values[scores.arms.index(control)]
-    both = np.isfinite(a) & np.isfinite(b)
+def pair(scores: Scores, arm: str, settings: Settings) -> Pairs:
+    """Pair `arm` with the baseline by seed; without a result of either, which a diverged run is, there is no pair."""
+    two = (arm, settings.baseline)
+    values = np.stack([scores.values[scores.arms.index(name)] for name in two])
+    gone = np.array([[(name, s) in scores.diverged for s in scores.seeds] for name in two])
+    both = (np.isfinite(values) | gone).all(axis=0)
+    both &= np.isfinite(values[:, both]).any()
+    treatment, control = counted(values[:, both], settings.better)
     seeds = tuple(s for s, ok in zip(scores.seeds, both, strict=True) if ok)
     failed = of_arm(scores.failed, arm, scores.seeds)
     return Pairs(
         arm=arm,
         seeds=seeds,
-        treatment=a[both],
-        control=b[both],
-        differences=paired_differences(a[both], b[both]),
-        clean=tuple((arm, s) not in scores.diverged and (control, s) not in scores.diverged for s in seeds),
+        treatment=treatment,
+        control=control,
+        differences=paired_differences(treatment, control),
+        clean=tuple(not diverged for diverged in gone[:, both].any(axis=0).tolist()),
         diverged=of_arm(scores.diverged, arm, scores.seeds),
         failed=failed,
         missing=tuple(s for s in scores.seeds if s not in (*seeds, *failed, *of_arm(scores.unused, arm, scores.seeds))),
     )
+
+
+def counted(values: Floats, better: str) -> Floats:
+    """[2, pairs] of an arm and the baseline; NaN, of a diverged run that names no value, becomes the worst of all.
+
+    Without any value all stay NaN.
+    """
+    known = values[np.isfinite(values)]
+    if known.size == 0:
+        return values
+    return np.where(np.isfinite(values), values, known.min() if better == "higher" else known.max())
 
 
 def of_arm(runs: frozenset[tuple[str, str]], arm: str, seeds: tuple[str, ...]) -> tuple[str, ...]:

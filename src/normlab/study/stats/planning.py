@@ -100,8 +100,9 @@ def _complete(q: Question, arm: str, effect: float | None, sd: float | None) -> 
 def _pilot_effects(q: Question, pilot: Scores) -> dict[str, tuple[float, float]]:
     """Per arm: d_z, and the SD of its paired differences."""
     found: dict[str, tuple[float, float]] = {}
-    for arm in checked_family(pilot, Settings(q.baseline)):
-        d = pair(pilot, q.baseline, arm).differences
+    settings = Settings(q.baseline)
+    for arm in checked_family(pilot, settings):
+        d = pair(pilot, arm, settings).differences
         sd = spread(d) if len(d) >= 2 else 0.0
         if sd == 0:
             raise SpecError(f"pilot: the {len(d)} differences of {arm!r} have no spread to plan with; run more seeds")

@@ -26,9 +26,10 @@ class Scores:
         metric: its name, `test_accuracy`.
         arms: names, in the order of the study.
         seeds: labels of the pairs, in order.
-        values: [arms, seeds], in the unit of the metric; NaN = no result (missing or failed).
+        values: [arms, seeds], in the unit of the metric; NaN = no result (missing or failed), or one that diverged and
+            names no value: it counts as the worst of the two arms compared.
         unit: shown behind numbers; "%" or "".
-        diverged: (arm, seed) whose training became non-finite; `values` holds what they are counted as.
+        diverged: (arm, seed) whose training became non-finite; `values` holds what they are counted as, or NaN.
         failed: (arm, seed) whose run raised; `values` holds NaN.
         diverged_as: what diverged runs are counted as, in words, `chance level, 10 %`.
         correct: arm → [seeds, examples] bool, which test examples each run got right; NaN rows of

@@ -16,7 +16,7 @@ from normlab.study.stats.stopping.design import Design
 from normlab.study.stats.stopping.paths import null_paths
 
 PATHS = 50_000
-_REACH = 50.0  # SDs of a difference between the mean and the ends of its interval
+_REACH = 10.0  # of the interval, in those of the t interval without looks
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,8 @@ class Adjusted:
 def adjusted(gains: Floats, course: Course, design: Design, confidence: float) -> Adjusted:
     """Estimate and interval of a comparison after `course.looks` looks.
 
-    Where it has stopped by a group-sequential rule: by stage-wise ordering. A result is the more extreme the earlier
+    Where it has stopped by a group-sequential rule: by stage-wise ordering, from the pairs of the look at which it first
+    crossed the bounds of its level. That may lie before the look that decided it, when others left it that level. A result is the more extreme the earlier
     it crossed the upper bound, then the larger t is at the look where it stopped, then the later it crossed the lower
     one; p(μ) is the chance of one at least as extreme under a true mean μ, its roots at 1/2 and (1 ∓ confidence) / 2
     are the estimate and the interval. That t about μ has Student's distribution is exact; that the study had not
@@ -55,24 +56,33 @@ def adjusted(gains: Floats, course: Course, design: Design, confidence: float) -
 
     Source: Tsiatis, Rosner and Mehta, Biometrics 40 (1984); Jennison and Turnbull, J. R. Statist. Soc. B 51 (1989).
     """
+    goes_on, stage = course.decided is None and course.looks < len(design.looks), _stage(course, design)
+    if design.rule != "anytime" and not goes_on:
+        gains = gains[: design.looks[stage]]
     mean, sd = float(gains.mean()), spread(gains)
-    over = course.decided is not None or course.looks == len(design.looks)
-    if design.rule == "anytime" or not over or sd == 0:
+    if design.rule == "anytime" or goes_on or sd == 0:
         half = float(design.test.bounds((1 - confidence) / 2)[course.looks - 1]) * sd / math.sqrt(len(gains))
         half = 0.0 if sd == 0 else half
         method = "confidence sequence" if design.rule == "anytime" else "repeated"
         return Adjusted(None, mean, (mean - half, mean + half), method)
-    order = _order(design, course.looks - 1, course.level)
-    t = t_statistic(gains)
+    order = _order(design, stage, course.level)
+    t, tail = t_statistic(gains), (1 - confidence) / 2
+    reach = _REACH * (1 + special.t_bound(len(gains) - 1, tail) / math.sqrt(len(gains)))
 
     def root(p: float) -> float:
         def excess(effect: float) -> float:
             return order.p(t - effect * math.sqrt(len(gains)), effect) - p
 
-        return special.rising_root(excess, mean / sd - _REACH, mean / sd + _REACH) * sd
+        return special.rising_root(excess, mean / sd - reach, mean / sd + reach) * sd
 
-    tail = (1 - confidence) / 2
     return Adjusted(order.p(t, 0.0), root(0.5), (root(tail), root(1 - tail)), "stage-wise")
+
+
+def _stage(course: Course, design: Design) -> int:
+    """The look, from 0, at which the comparison crossed the bounds of its level; the last one made where it did not."""
+    sign = {"better": 1, "worse": -1}.get(course.outcome, 0)
+    beyond = [sign * t >= bound for t, bound in zip(course.t, design.bounds(course.level), strict=False)]
+    return beyond.index(True) if sign and True in beyond else course.looks - 1
 
 
 class _Order:

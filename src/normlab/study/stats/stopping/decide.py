@@ -89,6 +89,7 @@ class _State:
         self.t, self.design = np.where(self.flat, 0.0, t), design
         count = len(t)
         self.p, self.p_worse = np.ones(count), np.ones(count)
+        self.upwards = np.zeros(count, dtype=bool)  # two-sided: the sign of t at the look that gave p
         self.outcome: list[Outcome] = ["open"] * count
         self.decided: list[int | None] = [None] * count
         self.made = np.zeros(count, dtype=int)
@@ -117,6 +118,7 @@ class _State:
         up, down = test.p(look, t), test.p(look, -t)
         if self.design.alternative == "two-sided":
             up = down = np.minimum(2 * np.minimum(up, down), 1.0)
+            self.upwards[now] = np.where(up < self.p[now], t > 0, self.upwards[now])
         self.p[now], self.p_worse[now] = np.minimum(self.p[now], up), np.minimum(self.p_worse[now], down)
         self.made[now] += 1
         for k in now:
@@ -127,8 +129,7 @@ class _State:
         if self.outcome[k] not in ("open", "futile"):
             return
         if self.design.alternative == "two-sided":
-            strongest = max(self.t[k, : self.made[k]], key=abs)
-            outcome = "better" if strongest > 0 else "worse"
+            outcome = "better" if self.upwards[k] else "worse"
         self.outcome[k], self.decided[k] = outcome, look + 1
 
     def _give_up(self, k: int, look: int) -> None:
