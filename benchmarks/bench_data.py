@@ -55,7 +55,7 @@ def feed_of(case: Case, device: str) -> Feed:
     labels = torch.randint(0, 10, (case.examples,), generator=generator)
     part = Examples(pool.to(device), torch.arange(case.examples, device=device), labels.to(device))
     size, layout = (case.size, case.size), torch.channels_last
-    return Feed(part, part, part, 10, 3, size, 1 / 255, case.augment, layout, {})
+    return Feed(part, part, part, 10, 3, size, 1 / 255, case.augment, {}, layout)
 
 
 def network(case: Case, device: str) -> nn.Module:

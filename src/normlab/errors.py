@@ -39,6 +39,10 @@ class UnknownName(SpecError):
         return partial(UnknownName, where=self.where), (self.kind, self.name, self.known)
 
 
+class NotFinite(SpecError):
+    """NaN or infinite values, where numbers are needed."""
+
+
 class DataError(NormlabError):
     """Results or data files that cannot be used as they are."""
 

@@ -40,6 +40,7 @@ class Agenda:
         self.finished = dict(finished)
         self.failed: set[str] = set()
         self.running: set[str] = set()
+        self.asked: dict[Point, set[str]] = {}  # the block that a point waits for; runs may belong to several points
         self.points: dict[Point, None] = dict.fromkeys(run.point for run in plan)
         self.seen: dict[Point, Looks] = {}
         self.total = len({run.key for run in plan})
@@ -69,14 +70,16 @@ class Agenda:
 
     def _block(self, point: Point) -> list[RunSpec]:
         """The next block of a grid point, once the one before is complete."""
-        if any(run.point == point and run.key in self.running for run in self.plan):
+        if self.asked.get(point, set()) & self.running:
             return []
         looks = looks_at(self.protocol, self.plan, point, self.finished)
         assert looks is not None
         self._log(looks)
         self.seen[point] = looks
         self.total = self._total()
-        return self._add(wanted(looks, self.failed))
+        block = wanted(looks, self.failed)
+        self.asked[point] = {run.key for run in block}
+        return self._add(block)
 
     def _total(self) -> int:
         unseen = {run.key for run in self.plan if run.point not in self.seen}
@@ -92,7 +95,7 @@ class Agenda:
         new: list[dict[str, Any]] = []
         for entry in _entries(self.protocol, looks, self.finished, self.failed):
             before = [e for e in known if (e["point"], e["look"]) == (entry["point"], entry["look"])]
-            if not before or {k: v for k, v in before[-1].items() if k not in ("time", "revised")} != entry:
+            if not before or any(before[-1].get(k) != v for k, v in entry.items() if k != "rule"):
                 time = datetime.now().astimezone().isoformat(timespec="seconds")
                 new.append({"time": time, **entry} | ({"revised": True} if before else {}))
         if new:
@@ -126,8 +129,12 @@ def _needed(seen: Iterable[Looks]) -> set[str]:
     return {run.key for looks in seen for (arm, i), run in looks.runs.items() if i < looks.needed(arm)}
 
 
-def rule_of(protocol: Protocol) -> dict[str, Any]:
-    """All that decides what a look decides, the results aside."""
+def rule_of(protocol: Protocol, family: Sequence[str]) -> dict[str, Any]:
+    """All that decides what a look decides, the results aside.
+
+    Args:
+        family: the arms that are compared, whether or not the study file names them.
+    """
     stopping, analysis = protocol.stopping, protocol.analysis
     return {
         "rule": stopping.rule,
@@ -138,7 +145,7 @@ def rule_of(protocol: Protocol) -> dict[str, Any]:
         "metric": protocol.metric,
         "better": analysis.better,
         "baseline": protocol.baseline,
-        "family": protocol.family.arms,
+        "family": list(family),
     }
 
 
@@ -160,7 +167,7 @@ def _entries(
             "arms": {arm: _arm(course, looks) for arm, course in made.items()},
             "waiting": late,
             "results": _digest(looks, {protocol.baseline: look} | {a: c.looks for a, c in made.items()}, finished),
-            "rule": rule_of(protocol),
+            "rule": rule_of(protocol, tuple(looks.courses)),
         }
 
 

@@ -96,8 +96,9 @@ class World:
 
         slices = [World(rank, self.size).part(count) for rank in range(self.size)]
         longest = max(s.stop - s.start for s in slices)
-        padded = torch.zeros(longest, *part.shape[1:], dtype=torch.float32, device=part.device)
-        padded[: len(part)] = part
+        sent = part.to(torch.uint8) if part.dtype == torch.bool else part  # gloo sends no bool
+        padded = sent.new_zeros(longest, *part.shape[1:])
+        padded[: len(part)] = sent
         rows = [torch.empty_like(padded) for _ in slices]
         dist.all_gather(rows, padded)
         return torch.cat([row[: s.stop - s.start] for row, s in zip(rows, slices, strict=True)]).to(part.dtype)

@@ -55,8 +55,8 @@ def processor() -> str:
 
 
 def device_name(device: str) -> str:
-    """`cpu`, or the name of the GPU."""
-    if device == "cpu":
+    """`cpu`, `mps`, or the name of the GPU."""
+    if not device.startswith("cuda"):
         return device
     import torch
 

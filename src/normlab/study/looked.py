@@ -72,12 +72,14 @@ def about_futility(c: Comparisons) -> Iterator[Finding]:
         )
 
 
-def about_changes(point: Point, protocol: Protocol, log: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
-    """A rule that was changed after results were seen."""
+def about_changes(
+    point: Point, protocol: Protocol, family: Sequence[str], log: Sequence[Mapping[str, Any]]
+) -> Iterator[Finding]:
+    """A rule that was changed after results were seen; `family` are the arms compared now."""
     for entry in reversed(log):
         seeds = protocol.seeds[: len(entry["seeds"])]
         before = {**_fixed(entry["rule"]), "first seeds": entry["seeds"]}
-        now = {**_fixed(rule_of(protocol)), "first seeds": seeds}
+        now = {**_fixed(rule_of(protocol, family)), "first seeds": seeds}
         changed = [key for key in before if before[key] != now.get(key)]
         if entry["point"] == as_table(point) and changed:
             was = ", ".join(f"{key} was {before[key]}, is {now.get(key)}" for key in changed)

@@ -146,7 +146,8 @@ class Results:
         data = about_data(
             self.finished[run.key] for run in self.runs if run.point == point and run.key in self.finished
         )
-        return replace(found, findings=(*about_changes(point, self.protocol, self.log), *data, *found.findings, *notes))
+        changes = about_changes(point, self.protocol, found.family, self.log)
+        return replace(found, findings=(*changes, *data, *found.findings, *notes))
 
     def _curves(self, point: Point) -> dict[str, dict[str, Floats]]:
         runs = [run for run in self.runs if run.point == point and run.key in self.finished]

@@ -1,10 +1,13 @@
 """Runs on disk or behind a URL, one folder each, named by the run's hash.
 
 <store>/store.json            what this directory is, and how the study was defined last
-<store>/lock                  held while somebody runs the study
+<store>/lock, lock.owner      held while somebody runs the study, and by whom; behind a URL lock.json
 <store>/runs/<key>/result.json      there if and only if the run is finished; appears by atomic rename
                   /checkpoint.pt    how far an unfinished run came
+                  /progress.json    the share of it that is done
                   /traceback.txt    why its last attempt failed
+                  /result.json.damaged  one that could not be read, set aside
+<store>/decisions.jsonl       the looks of the stopping rule
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Generator, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
@@ -29,6 +32,10 @@ FORMAT = 1
 MARKER, RESULT, TRACEBACK = "store.json", "result.json", "traceback.txt"
 PASSING = CHECKPOINT, PROGRESS, TRACEBACK  # files that a finished run no longer has
 REMOTE_EVERY = 5.0  # seconds between two looks at how far a run is, behind a URL
+
+
+class Damaged(StoreError):
+    """A result that is there and cannot be read as one."""
 
 
 class Store:
@@ -160,7 +167,8 @@ class Store:
         """The result of a finished run, None where it is not finished.
 
         Raises:
-            StoreError: the file is damaged (cut in the middle, say).
+            Damaged: the file was cut in the middle, say.
+            StoreError: it cannot be read; which says nothing about the file.
         """
         path = f"{self.where(key)}/{RESULT}"
         try:
@@ -173,16 +181,20 @@ class Store:
         except OSError as error:
             raise StoreError(f"cannot read {path}: {error.strerror}") from None
         except (ValueError, SpecError) as error:
-            raise StoreError(f"{path} is damaged ({str(error).splitlines()[0]})") from None
+            raise Damaged(f"{path} is damaged ({str(error).splitlines()[0]})") from None
 
     def load_all(self, keys: Iterable[str]) -> tuple[dict[str, RunResult], dict[str, str]]:
-        """The results of those runs that are finished, and what is wrong with those that are damaged, by key."""
+        """The results of those runs that are finished, and what is wrong with those that are damaged, by key.
+
+        Raises:
+            StoreError: a file cannot be read.
+        """
         results: dict[str, RunResult] = {}
         damaged: dict[str, str] = {}
         for key in dict.fromkeys(keys):
             try:
                 result = self.load(key)
-            except StoreError as error:
+            except Damaged as error:
                 damaged[key] = str(error)
                 continue
             if result is not None:
@@ -237,15 +249,15 @@ class Store:
         return share
 
     @contextmanager
-    def locked(self) -> Generator[None, None, None]:
-        """Hold the store for writing.
+    def locked(self) -> Generator[Callable[[], None], None, None]:
+        """Hold the store for writing; what is yielded raises StoreLocked once somebody else has taken it over.
 
         Raises:
             StoreLocked: somebody holds it; the message says who.
         """
         since = datetime.now().astimezone().isoformat(timespec="seconds")
-        with self.files.locked(f"process {os.getpid()} on {socket.gethostname()} since {since}"):
-            yield
+        with self.files.locked(f"process {os.getpid()} on {socket.gethostname()} since {since}") as check:
+            yield check
 
     @contextmanager
     def _writing(self, name: str) -> Generator[None, None, None]:

@@ -187,7 +187,7 @@ class Study:
         )
         place = self.store(store).open(create=True)
         with ExitStack() as stack:
-            stack.enter_context(place.locked())
+            check = stack.enter_context(place.locked())
             stack.enter_context(leading(here.size))
             place.describe(definition(self.protocol, self.arms))
             status, results = survey(self.protocol, self.plan, place)
@@ -201,6 +201,7 @@ class Study:
             events = stack.enter_context(closing(carry_out(self.train, waiting, elsewhere, options, workers=workers)))
             returned: list[Collection[str]] = [result.metrics for result in results.values() if result.status == "ok"]
             for event in (judged(event, self.protocol.metric, returned) for event in events):
+                check()
                 waiting.extend(agenda.after(event))
                 show(event, agenda.total)
         return self.results(store)

@@ -12,15 +12,14 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-import cloudpickle
 import loky
 from loky import ProcessPoolExecutor
 from loky.process_executor import BrokenProcessPool
 
-from normlab.errors import SpecError
 from normlab.study.distributed import QUIET
 from normlab.study.executors.events import POLL, Event
 from normlab.study.executors.gpus import placed, seats, share_of
+from normlab.study.executors.travel import packed, unpacked
 from normlab.study.plan import RunSpec
 from normlab.study.run import Options, Outcome, TrainFunction, attempt
 from normlab.study.store import Store
@@ -60,10 +59,10 @@ def execute(
     if workers == 0:
         yield from _here(function, waiting, store, options)
         return
-    check_travels(function)
+    payload = packed(function)
     team = _team(options, workers)
     try:
-        yield from _feed(team, function, waiting, store)
+        yield from _feed(team, payload, waiting, store)
     finally:
         for worker in team:
             worker.stop()
@@ -84,27 +83,31 @@ class Worker:
     environment: Mapping[str, str]
     _pool: ProcessPoolExecutor | None = field(default=None, repr=False)
 
-    def submit(self, function: TrainFunction, run: RunSpec, store: Store) -> Future[Outcome]:
+    def submit(self, payload: bytes, run: RunSpec, store: Store) -> Future[Outcome]:
         """Begin a run."""
         try:
-            return self._submit(function, run, store)
+            return self._submit(payload, run, store)
         except BrokenProcessPool:  # it died while it had nothing to do
             self.stop()
-            return self._submit(function, run, store)
+            return self._submit(payload, run, store)
 
-    def _submit(self, function: TrainFunction, run: RunSpec, store: Store) -> Future[Outcome]:
+    def _submit(self, payload: bytes, run: RunSpec, store: Store) -> Future[Outcome]:
         with _interrupts_ignored():
             if self._pool is None:
                 self._pool = ProcessPoolExecutor(
                     1, timeout=None, initializer=_start_worker, initargs=(os.getpid(),), env=dict(self.environment)
                 )
-            return self._pool.submit(attempt, function, run, store, self.options)
+            return self._pool.submit(_attempt, payload, run, store, self.options)
 
     def stop(self) -> None:
         """Kill the process, whatever it does."""
         if self._pool is not None:
             self._pool.shutdown(wait=True, kill_workers=True)
             self._pool = None
+
+
+def _attempt(payload: bytes, run: RunSpec, store: Store, options: Options) -> Outcome:
+    return attempt(unpacked(payload), run, store, options)
 
 
 def environment_of_run(options: Options) -> dict[str, str]:
@@ -124,9 +127,7 @@ def _team(options: Options, workers: int | None) -> list[Worker]:
     return [Worker(seated, {**common, "CUDA_VISIBLE_DEVICES": ",".join(gpus)}) for gpus in places]
 
 
-def _feed(
-    team: list[Worker], function: TrainFunction, waiting: deque[RunSpec], store: Store
-) -> Generator[Event, None, None]:
+def _feed(team: list[Worker], payload: bytes, waiting: deque[RunSpec], store: Store) -> Generator[Event, None, None]:
     """Hand runs to workers until none is left. A run whose worker died is tried again, once, when it is alone."""
     idle, suspects = deque(team), deque[RunSpec]()
     running: dict[Future[Outcome], tuple[Worker, RunSpec]] = {}
@@ -136,7 +137,7 @@ def _feed(
             alone = None if waiting else suspects[0]
             run = (waiting or suspects).popleft()
             worker = idle.popleft()
-            running[worker.submit(function, run, store)] = worker, run
+            running[worker.submit(payload, run, store)] = worker, run
             yield Event("started", run)
         done, _ = wait(running, timeout=POLL, return_when=FIRST_COMPLETED)
         for future in done:
@@ -156,21 +157,6 @@ def _feed(
             alone = None if run is alone else alone
         if not done:
             yield Event("waiting")
-
-
-def check_travels(function: TrainFunction) -> None:
-    """Refuse a training function that cannot be sent to another process.
-
-    Raises:
-        SpecError: says why.
-    """
-    try:
-        cloudpickle.dumps(function)
-    except Exception as error:
-        raise SpecError(
-            f"the training function cannot be sent to a worker process ({error}); create what it holds inside it, or "
-            "run with workers=0"
-        ) from None
 
 
 @contextmanager

@@ -5,19 +5,16 @@ from __future__ import annotations
 import os
 import platform
 import socket
-import sys
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
-from types import ModuleType
-
-import cloudpickle
 
 from normlab import __version__
 from normlab.errors import NormlabError, Unavailable
 from normlab.study.executors.local import environment_of_run
+from normlab.study.executors.travel import unpacked
 from normlab.study.plan import ENGINE, RunSpec
-from normlab.study.run import Options, Outcome, TrainFunction, attempt
+from normlab.study.run import Options, Outcome, attempt
 from normlab.study.store import Store
 
 PASSED_ON = "NORMLAB_DATA_DIR", "NORMLAB_CACHE_DIR"
@@ -30,7 +27,7 @@ def carry_out(
     try:
         _check_versions(wanted)
         store.check_visible()
-        return attempt(cloudpickle.loads(payload), run, store, _on_own_gpu(options))
+        return attempt(unpacked(payload), run, store, _on_own_gpu(options))
     except NormlabError as error:
         return error
 
@@ -79,27 +76,6 @@ def _on_own_gpu(options: Options) -> Options:
 
 def environment_of(options: Options) -> dict[str, str]:
     """Environment of the processes that carry out runs: that of local workers, and where the data is."""
-    given = {name: str(Path(value).absolute()) for name in PASSED_ON if (value := os.environ.get(name))}
+    given = {name: str(Path(value).expanduser().absolute()) for name in PASSED_ON if (value := os.environ.get(name))}
     all_gpus = {} if options.devices > 1 else {"RAY_EXPERIMENTAL_NOSET_CUDA_VISIBLE_DEVICES": "1"}
     return {**environment_of_run(options), **given, **all_gpus}
-
-
-def packed(function: TrainFunction) -> bytes:
-    """The function as bytes; what stands in a file of the user's own travels by value, since nodes lack that file."""
-    module = sys.modules.get(function.__module__)
-    own = module is not None and not _is_installed(module)
-    already = function.__module__ in cloudpickle.list_registry_pickle_by_value()
-    if own and not already:
-        cloudpickle.register_pickle_by_value(module)
-    try:
-        return cloudpickle.dumps(function)
-    finally:
-        if own and not already:
-            cloudpickle.unregister_pickle_by_value(module)
-
-
-def _is_installed(module: ModuleType) -> bool:
-    if module.__name__ == "__main__" or module.__name__.partition(".")[0] == "normlab":
-        return True  # __main__ travels by value of its own accord
-    file = getattr(module, "__file__", None)
-    return file is None or bool({"site-packages", "dist-packages"} & set(Path(file).parts))

@@ -15,9 +15,9 @@ from normlab.errors import NormlabError, SpecError, StoreError, Unavailable
 from normlab.study.executors import Executor
 from normlab.study.executors.events import POLL, Event
 from normlab.study.executors.gpus import placed
-from normlab.study.executors.local import check_travels
-from normlab.study.executors.node import carry_out, environment_of, packed, versions
+from normlab.study.executors.node import carry_out, environment_of, versions
 from normlab.study.executors.session import OWN, answers, cannot_work, check_answers, joined
+from normlab.study.executors.travel import packed
 from normlab.study.plan import RunSpec
 from normlab.study.run import Options, Outcome, TrainFunction
 from normlab.study.store import Store
@@ -66,9 +66,9 @@ class Cluster:
         """Carry out `waiting` as tasks of the cluster; see `Executor`."""
         if workers == 0:
             raise SpecError("workers=0 runs in this process, which is not for --on ray")
-        check_travels(function)
+        payload = packed(function)
         with joined(self.address, options):
-            feed = Feed(function, store, _settled(options), workers, self.address == OWN)
+            feed = Feed(payload, store, _settled(options), workers, self.address == OWN)
             try:
                 yield from feed.events(waiting)
             finally:
@@ -82,7 +82,7 @@ class Feed:
     A run whose process or node dies is begun again, from its last checkpoint.
     """
 
-    function: TrainFunction
+    payload: bytes
     store: Store
     options: Options
     workers: int | None
@@ -96,7 +96,7 @@ class Feed:
 
         self._head = "" if client.is_connected() else ray.get_runtime_context().gcs_address
         self._takes = takes(self.options)
-        self._payload = ray.put(packed(self.function))
+        self._payload = ray.put(self.payload)
         memory: dict[str, Any] = {"memory": int(self._takes["memory"])} if "memory" in self._takes else {}
         self._task = ray.remote(
             num_cpus=self._takes["CPU"],

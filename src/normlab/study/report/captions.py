@@ -36,8 +36,8 @@ def looks() -> str:
     """Of the looks of a stopping rule."""
     return (
         "Paired t at every look made, positive where the recipe is better. Dashed: the bounds, above which it is found "
-        "better and below which worse, at the level that Holm's method left to the recipe at its last look; where no t "
-        "is enough there is no line. A cross marks a recipe that was given up, an arrow a t outside the axis."
+        "better and below which worse, at the level that Holm's method left to the recipe at its last look; those of "
+        "the first looks may lie outside the axis. A cross marks a recipe that was given up, an arrow a t outside."
     )
 
 

@@ -42,7 +42,7 @@ def pair(scores: Scores, arm: str, settings: Settings) -> Pairs:
     two = (arm, settings.baseline)
     values = np.stack([scores.values[scores.arms.index(name)] for name in two])
     gone = np.array([[(name, s) in scores.diverged for s in scores.seeds] for name in two])
-    both = (np.isfinite(values) | gone).all(axis=0)
+    both = np.all(np.isfinite(values) | gone, axis=0)
     both &= np.isfinite(values[:, both]).any()
     treatment, control = counted(values[:, both], settings.better)
     seeds = tuple(s for s, ok in zip(scores.seeds, both, strict=True) if ok)
@@ -53,7 +53,7 @@ def pair(scores: Scores, arm: str, settings: Settings) -> Pairs:
         treatment=treatment,
         control=control,
         differences=paired_differences(treatment, control),
-        clean=tuple(not diverged for diverged in gone[:, both].any(axis=0).tolist()),
+        clean=tuple(not diverged for diverged in np.any(gone[:, both], axis=0).tolist()),
         diverged=of_arm(scores.diverged, arm, scores.seeds),
         failed=failed,
         missing=tuple(s for s in scores.seeds if s not in (*seeds, *failed, *of_arm(scores.unused, arm, scores.seeds))),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Protocol
@@ -53,8 +54,11 @@ class Storage(Protocol):
         """A run is over: what its workspace holds is kept, but for the names to leave."""
         ...
 
-    def locked(self, owner: str) -> AbstractContextManager[None]:
-        """Nobody else writes here inside; raises StoreLocked where somebody does, with their `owner`."""
+    def locked(self, owner: str) -> AbstractContextManager[Callable[[], None]]:
+        """Nobody else writes here inside; raises StoreLocked where somebody does, with their `owner`.
+
+        What is yielded raises StoreLocked if somebody has taken the place meanwhile, believing us dead.
+        """
         ...
 
 

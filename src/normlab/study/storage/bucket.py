@@ -7,23 +7,17 @@ from __future__ import annotations
 
 import errno
 import functools
-import json
 import os
-import secrets
 import shutil
 import tempfile
-import threading
-import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from normlab.errors import SpecError, StoreError, StoreLocked, Unavailable
-
-LOCK = "lock.json"
-BEAT, STALE = 20.0, 90.0  # seconds between a holder's signs of life, and after which it counts as dead
+from normlab.errors import SpecError, Unavailable
+from normlab.study.storage.lock import held
 
 
 @dataclass(frozen=True)
@@ -86,60 +80,23 @@ class Bucket:
         """Send what the run's function wrote for itself, and free the disk."""
         place = _scratch(self.url) / folder
         for file in sorted(place.rglob("*")):
-            if file.is_file() and file.name not in leave:
-                self.write(f"{folder}/{file.relative_to(place).as_posix()}", file.read_bytes())
+            name = file.relative_to(place).as_posix()
+            if file.is_file() and name not in leave:
+                self.write(f"{folder}/{name}", file.read_bytes())
         shutil.rmtree(place, ignore_errors=True)
 
     @contextmanager
-    def locked(self, owner: str) -> Generator[None, None, None]:
-        """A file that only one can make, with a sign of life in it: after a crash it is free within `STALE` seconds."""
-        token, over = secrets.token_hex(8), threading.Event()
-        self._take(owner, token)
-        beating = threading.Thread(target=self._beat, args=(owner, token, over), daemon=True)
-        beating.start()
-        try:
-            yield
-        finally:
-            over.set()
-            beating.join()
-            if self._holder().get("token") == token:
-                self.remove(LOCK)
+    def locked(self, owner: str) -> Generator[Callable[[], None], None, None]:
+        """A file that only one can make, with a sign of life in it: after a crash it is free within two minutes."""
+        with held(self, owner) as check:
+            yield check
 
-    def _take(self, owner: str, token: str) -> None:
+    def create(self, name: str, data: bytes) -> None:
+        """Make a file; FileExistsError where there is one."""
         fs, root = _connected(self.url)
-        if self._stale():
-            self.remove(LOCK)
-        try:
-            with _as_os_errors(self.url):
-                _make_folder(fs, f"{root}/{LOCK}")
-                fs.pipe_file(f"{root}/{LOCK}", _sign(owner, token), mode="create")
-        except FileExistsError:
-            holder = self._holder()
-            age = max(0.0, time.time() - holder.get("beat", time.time()))
-            raise StoreLocked(
-                f"{self.url} is in use by {holder.get('owner', 'another process')}, last heard of {age:.0f} s ago; "
-                f"wait for it, or stop it (if it is dead, the store is free after {STALE:.0f} s)"
-            ) from None
-        except OSError as error:
-            raise StoreError(f"cannot lock {self.url}: {error.strerror or error}") from None
-
-    def _beat(self, owner: str, token: str, over: threading.Event) -> None:
-        while not over.wait(BEAT):
-            with suppress(OSError):
-                self.write(LOCK, _sign(owner, token))
-
-    def _holder(self) -> dict[str, Any]:
-        with suppress(OSError, ValueError):
-            return json.loads(self.read(LOCK))
-        return {}
-
-    def _stale(self) -> bool:
-        holder = self._holder()
-        return bool(holder) and time.time() - holder.get("beat", 0.0) > STALE
-
-
-def _sign(owner: str, token: str) -> bytes:
-    return json.dumps({"owner": owner, "token": token, "beat": time.time()}).encode()
+        with _as_os_errors(self.url):
+            _make_folder(fs, f"{root}/{name}")
+            fs.pipe_file(f"{root}/{name}", data, mode="create")
 
 
 @functools.cache

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,7 +61,7 @@ class Folder:
         """Everything is where it belongs."""
 
     @contextmanager
-    def locked(self, owner: str) -> Generator[None, None, None]:
+    def locked(self, owner: str) -> Generator[Callable[[], None], None, None]:
         """The operating system lets go of it when the process dies, however it dies."""
         told = self.path / "lock.owner"
         lock = FileLock(self.path / "lock", timeout=0)
@@ -73,7 +73,7 @@ class Folder:
             raise StoreError(f"cannot lock {self.path}: {error.strerror}") from None
         try:
             write_atomically(told, owner)
-            yield
+            yield lambda: None
         finally:
             told.unlink(missing_ok=True)
             lock.release()

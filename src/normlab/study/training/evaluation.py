@@ -53,10 +53,9 @@ def evaluate(model: nn.Module, feed: Feed, part: Examples, arithmetic: Arithmeti
     return Evaluation(world.gather(torch.cat(correct), len(part)), every.cpu().double().mean().item())
 
 
-def diverged(epoch: int, loss: float, data: Feed) -> Diverged:
-    """What a run counts as whose training loss is not finite."""
+def diverged(reason: str, data: Feed) -> Diverged:
+    """What a run counts as that became non-finite, `loss is nan in epoch 12`."""
     chance = 100 / data.num_classes
     parts = ("test", "validation", "train") if len(data.validation) else ("test", "train")
     metrics = {f"{part}_accuracy": chance for part in parts} | {f"{part}_loss": math.inf for part in parts}
-    reason = f"loss is {loss} in epoch {epoch + 1}"
     return Diverged(reason, {**metrics, "best_epoch": 0}, counted_as=f"chance level, {chance:g} %")

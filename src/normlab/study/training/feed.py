@@ -47,8 +47,8 @@ class Feed:
     size: tuple[int, int]
     scale: float
     augment: tuple[str, ...]
-    layout: torch.memory_format
     facts: dict[str, str]
+    layout: torch.memory_format = torch.contiguous_format
 
     @classmethod
     def of(cls, job: TrainJob, device: str) -> Feed:
@@ -68,7 +68,6 @@ class Feed:
             size=data.shape[1:],
             scale=data.scale,
             augment=tuple(job.train.augment),
-            layout=layout(job),
             facts=dict(data.facts),
         )
 
@@ -84,7 +83,7 @@ class Feed:
         return self.floats(epoch.augmentation.apply(images, indices)), labels
 
     def some(self, epoch: Epoch, batch_size: int, world: World) -> Iterator[Tensor]:
-        """Whole batches of up to `RECALIBRATED` training images, as they were in this epoch; every process some."""
+        """Whole batches of up to `RECALIBRATED` training images of this epoch; the processes share them out."""
         size = min(batch_size, len(epoch.order))
         starts = range(0, min(len(epoch.order), max(RECALIBRATED, size)) - size + 1, size)
         for start in starts[world.rank :: world.size]:  # not parts of each, which would be other batches
@@ -104,8 +103,3 @@ class Feed:
         """Examples of a batch in evaluation."""
         height, width = output_size(self.augment, self.size)
         return min(MOST_EVALUATED, max(1, EVALUATED_VALUES // (self.in_channels * height * width)))
-
-
-def layout(job: TrainJob) -> torch.memory_format:
-    """How images and weights lie in memory."""
-    return torch.channels_last if job.train.channels_last else torch.contiguous_format

@@ -13,6 +13,8 @@ from normlab.seeding import Streams
 from normlab.study.job import TrainJob
 from normlab.study.models import create_model
 
+REGISTER = 16  # float32 values, of AVX-512
+
 
 def build_model(job: TrainJob, streams: Streams, *, in_channels: int, num_classes: int) -> nn.Module:
     """create_model → convert → recipe.prepare, on the CPU.
@@ -29,6 +31,26 @@ def build_model(job: TrainJob, streams: Streams, *, in_channels: int, num_classe
     if job.norm is not None:
         model = replace(model, job.norm, streams)
     return recipe(job.recipe).prepare(model, streams=streams, in_channels=in_channels)
+
+
+def layout(job: TrainJob, model: nn.Module, device: torch.device | str) -> torch.memory_format:
+    """How images and weights lie in memory: channels last, which is 15 % faster on a CPU, if the job says so.
+
+    Not where that is unsafe: in the backward pass of a strided 1x1 convolution on a CPU oneDNN writes past its
+    workspace if the input has channels last and fewer of them than a vector register has values, 16 at most. Processes
+    crash, and gradients are wrong.
+
+    Source: https://github.com/uxlfoundation/oneDNN/issues/6035
+    """
+    unsafe = torch.device(device).type == "cpu" and any(_overruns(m) for m in model.modules())
+    return torch.channels_last if job.train.channels_last and not unsafe else torch.contiguous_format
+
+
+def _overruns(module: nn.Module) -> bool:
+    if not isinstance(module, nn.Conv2d):
+        return False
+    strided = module.kernel_size == (1, 1) and module.stride != (1, 1)
+    return strided and module.in_channels // module.groups < REGISTER
 
 
 def parameter_groups(job: TrainJob, model: nn.Module) -> list[dict[str, Any]]:

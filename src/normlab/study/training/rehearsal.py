@@ -96,7 +96,7 @@ def _network(job: TrainJob) -> tuple[Any, ...]:
     """What tells whether two jobs set up the same."""
     train = job.train
     rates = (train.lr, train.eta_min, train.schedule) if train.lr < 1e4 * train.eta_min else ()
-    options = train.batch_size, train.optimizer, tuple(train.augment), train.select
+    options = train.batch_size, train.optimizer, tuple(train.augment), train.select, train.compile
     return repr(_clean(job.data)), repr(job.model), job.recipe, job.norm, options, rates
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from normlab.errors import NotFinite
 from normlab.layers import set_progress
 from normlab.recipes import attach_rules
 from normlab.seeding import Streams
@@ -23,7 +25,7 @@ from normlab.study.training.average import Average
 from normlab.study.training.evaluation import Evaluation, diverged, evaluate
 from normlab.study.training.feed import Epoch, Feed
 from normlab.study.training.kept import FORMAT, Best, Midway, generators, set_generators
-from normlab.study.training.network import build_model, parameter_groups
+from normlab.study.training.network import build_model, layout, parameter_groups
 from normlab.study.training.optimizers import make_optimizer
 from normlab.study.training.schedule import check_floor, lr_share, set_lr
 from normlab.study.training.step import Loss, Step, cross_entropy
@@ -73,8 +75,8 @@ class Trainer:
         self.context.facts.update({**self.data.facts, **model_facts(job.model), **self.arithmetic.facts()})
         model = build_model(job, self.streams, in_channels=self.data.in_channels, num_classes=self.data.num_classes)
         model = self.world.synchronise(model).to(self.device)
-        # channels last is 15 % faster on a CPU; torch's type overloads do not know this argument
-        self.model = model.to(memory_format=self.data.layout)  # pyright: ignore[reportCallIssue]
+        self.data = replace(self.data, layout=layout(job, model, self.device))
+        self.model = model.to(memory_format=self.data.layout)  # pyright: ignore[reportCallIssue] - of torch's overloads
         groups = parameter_groups(job, self.model)
         self.optimizer = make_optimizer(train.optimizer, groups, self.model, momentum=train.momentum)
         check_floor(self.optimizer, train)
@@ -182,13 +184,17 @@ class Trainer:
         count = len(self.data.train)
         loss = float(self.world.sum(midway.loss) / self.world.size / count)
         if not math.isfinite(loss):
-            raise diverged(number, loss, self.data)
+            raise diverged(f"loss is {loss} in epoch {number + 1}", self.data)
         return {"train_loss": loss, "train_accuracy": 100 * float(self.world.sum(midway.correct)) / count}
 
     def _validated(self, number: int, epoch: Epoch) -> dict[str, float]:
         """Validation loss and accuracy; keeps the network, if it is the one to be tested so far."""
         if self.average is not None:
-            self.average.settle(self.model, self.data.some(epoch, self.job.train.batch_size, self.world), self._forward)
+            images = self.data.some(epoch, self.job.train.batch_size, self.world)
+            try:
+                self.average.settle(self.model, images, self._forward)
+            except NotFinite as error:  # after the last step, so that the loss does not know of it
+                raise diverged(f"the averaged network in epoch {number + 1}: {error}", self.data) from None
         result = self.evaluate(self.data.validation)
         if self.job.train.select == "last":
             chosen = number + 1 == self.job.train.epochs

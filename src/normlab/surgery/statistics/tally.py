@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from normlab.errors import SpecError
+from normlab.errors import NotFinite, SpecError
 from normlab.layers import BatchLayer, GhostBatchNorm
 from normlab.surgery.sites import Site
 from normlab.surgery.statistics.borrow import Forward, by_batch, input_of, label
@@ -104,10 +104,10 @@ class Tally:
         """Refuse statistics that are not finite.
 
         Raises:
-            SpecError: names the layer.
+            NotFinite: names the layer.
         """
         if not all(bool(value.isfinite().all()) for value in self.values.values()):
-            raise SpecError(
+            raise NotFinite(
                 f"the statistics of {label(self.site)} are not finite: there are NaN or infinite values in its input. "
                 "Leave such batches out, or find the layer before it that makes them"
             )

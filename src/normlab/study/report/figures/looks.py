@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 BOTTOM = 0.55  # inches: ticks and what they count
 FEW = 12  # looks that are worth a mark each
+OUTSIDE = 20  # lengths of the axis at which infinite bounds are drawn
 COLOUR = {"better": canvas.BETTER, "worse": canvas.WORSE, "futile": canvas.GREY, "open": canvas.INK}
 
 
@@ -51,11 +52,10 @@ def _top(stops: list[Stopped]) -> float:
 
 def _strip(ax: Axes, stopped: Stopped, numbers: tuple[int, ...], top: float) -> None:
     few = len(numbers) <= FEW
-    bounds = np.minimum(stopped.bounds, top)
+    bounds = np.minimum(stopped.bounds, OUTSIDE * top)
     for sign, colour in ((1, canvas.BETTER), (-1, canvas.WORSE)):
-        ax.fill_between(numbers, sign * bounds, sign * top, color=colour, alpha=0.1, linewidth=0)
-        shown = np.where(bounds < top, sign * bounds, np.nan)
-        ax.plot(numbers, shown, ".--" if few else "--", color=colour, linewidth=1)
+        ax.fill_between(numbers, sign * bounds, sign * OUTSIDE * top, color=colour, alpha=0.1, linewidth=0)
+        ax.plot(numbers, sign * bounds, ".--" if few else "--", color=colour, linewidth=1)
     ax.axhline(0, color=canvas.FAINT, linewidth=1)
     t = np.clip(stopped.course.t, -top, top)
     ax.plot(numbers[: len(t)], t, "o-" if few else "-", color=canvas.INK, linewidth=1.6, markersize=4)
@@ -86,5 +86,5 @@ def _last(ax: Axes, course: Course, numbers: tuple[int, ...], top: float) -> Non
         va="top" if t > 0 else "bottom",
         fontsize=8,
         color=colour,
-        bbox={"facecolor": "white", "alpha": 0.7, "linewidth": 0, "pad": 1},
+        bbox={"facecolor": "white", "alpha": 0.85, "linewidth": 0, "pad": 1},
     )

@@ -39,12 +39,13 @@ class Adjusted:
 def adjusted(gains: Floats, course: Course, design: Design, confidence: float) -> Adjusted:
     """Estimate and interval of a comparison after `course.looks` looks.
 
-    Where it has stopped by a group-sequential rule: by stage-wise ordering, from the pairs of the look at which it first
-    crossed the bounds of its level. That may lie before the look that decided it, when others left it that level. A result is the more extreme the earlier
-    it crossed the upper bound, then the larger t is at the look where it stopped, then the later it crossed the lower
-    one; p(μ) is the chance of one at least as extreme under a true mean μ, its roots at 1/2 and (1 ∓ confidence) / 2
-    are the estimate and the interval. That t about μ has Student's distribution is exact; that the study had not
-    stopped before is a matter of μ/σ, for which the SD of the pairs stands.
+    Where it has stopped by a group-sequential rule: by stage-wise ordering, from the pairs of the look at which it
+    first crossed the bounds of its level; that lies before the look that decided it if other arms left it that level
+    later. A result is the more extreme the earlier it crossed the upper bound, then the larger t is at the look where
+    it stopped, then the later it crossed the lower one; p(μ) is the chance of one at least as extreme under a true mean
+    μ, its roots at 1/2 and (1 ∓ confidence) / 2 are the estimate and the interval. That t about μ has Student's
+    distribution is exact; that the study had not stopped before is a matter of μ/σ, for which the SD of the pairs
+    stands.
 
     Where it goes on: the repeated interval, mean ± bound · SD / √n, which holds at all looks together, and so does
     the confidence sequence of the e-process, which is the interval there in any case.
