@@ -70,6 +70,7 @@ def train(name: str, world: World) -> dict[str, torch.Tensor]:
         **copied(model),
         "mean loss": world.sum(total) / world.size / sum(sizes),
         "gathered": world.gather(correct, 11).double(),
+        "gathered, large": world.gather(2**40 + torch.arange(11)[world.part(11)], 11).double(),
         "broadcast": torch.tensor(world.broadcast(float(world.rank))).double(),
     }
 

@@ -60,3 +60,11 @@ def test_a_study_file_names_a_training_function_beside_it(own, taken, monkeypatc
 def test_faults_of_a_study_file_with_a_function_of_its_own(own, override, part):
     with pytest.raises(SpecError, match=re.escape(part)):
         normlab.Study.load(own, [override])
+
+
+def test_workers_call_the_function_as_it_was_when_the_study_began(own):
+    """A worker that starts later would import the file as edited meanwhile; its results would bear the old hash."""
+    made = normlab.Study.load(own)
+    (own.parent / "mine.py").write_text(OWN.replace("streams.numpy", "1000 + streams.numpy"))
+    results = made.run(store=own.parent / "store", workers=1, progress=False)
+    assert max(abs(r.metrics["score"]) for r in results.finished.values()) < 100

@@ -14,9 +14,11 @@ from normlab.errors import SpecError, StoreError
 from normlab.study.agenda import LOG, Agenda
 from normlab.study.executors.events import Event
 from normlab.study.looks import looks_at
+from normlab.study.plan import schedule
 from normlab.study.report import data, latex, methods
 from normlab.study.report.table import tables
 from normlab.study.run import Outcome
+from normlab.study.store import Store
 
 ARMS = {"base": 0.0, "great": 3.0, "none": 0.0001, "bad": -3.0}
 RULE = {"rule": "pocock", "looks": [4, 8, 12]}
@@ -291,6 +293,21 @@ def test_the_look_that_was_made_by_another_rule_is_the_last_of_them(tmp_path):
     )
 
 
+def test_arms_that_come_or_go_after_a_look_change_the_rule(tmp_path):
+    """Whether or not the study names its family: Holm's level depends on how many there are."""
+    run(study(), tmp_path)
+    fewer = run(study(arms={"base": 0.0, "great": 3.0}), tmp_path)
+    assert "(family was ['great', 'none', 'bad'], is ['great'])" in findings(fewer)["rule-changed"]
+
+
+def test_a_run_that_grid_points_share_keeps_none_of_them_waiting(tmp_path):
+    own = {(("size", i),): {"base": {"gain": 0}, "one": {"gain": 1, "size": i}} for i in range(3)}
+    made = study(arms={"base": 0.0, "one": 1.0})
+    runs = schedule(made.protocol, "f", own)
+    begun = Agenda(made.protocol, runs, {}, Store(tmp_path)).begin()
+    assert len(begun) == 4 + 3 * 4
+
+
 def test_the_table_of_a_paper_says_what_stopped_and_bolds_by_the_looks(tmp_path):
     document = run(study(), tmp_path).compare()
     (table,) = tables(document, "paper")
@@ -332,6 +349,7 @@ def test_anytime_goes_on_with_more_seeds(tmp_path):
     assert seeds_run(longer)["none"] == 12
     assert seeds_run(longer)["great"] == seeds_run(short)["great"]
     assert log(tmp_path)[: len(before)] == before
+    assert not any("revised" in entry for entry in log(tmp_path))
     assert "rule-changed" not in [f.code for f in longer.compare().panels[0].comparisons.findings]
 
 

@@ -15,7 +15,7 @@ import normlab
 from normlab.errors import SpecError, StoreError, StoreLocked, Unavailable
 from normlab.study.context import CHECKPOINT
 from normlab.study.run import Options, attempt
-from normlab.study.storage import bucket, storage
+from normlab.study.storage import bucket, lock, storage
 from normlab.study.storage.folder import Folder
 from normlab.study.store import Store
 
@@ -72,15 +72,74 @@ def test_a_run_behind_a_url_resumes_from_its_checkpoint(made, url, monkeypatch):
 
 
 def test_a_lock_behind_a_url_says_who_holds_it_and_goes_stale(url, monkeypatch):
-    with Store(url).locked():
+    monkeypatch.setattr(lock, "BEAT", 0.01)
+    store = Store(url)
+    with store.locked() as check:
         with pytest.raises(StoreLocked, match=rf"in use by process {os.getpid()} on .* last heard of 0 s ago"):
             Store(url).locked().__enter__()
-        monkeypatch.setattr(bucket, "STALE", -1.0)
-        with Store(url).locked():
+        check()
+    store.files.write(lock.LOCK, json.dumps({"owner": "dead", "token": "theirs", "beat": 0.0}).encode())
+    with store.locked() as check:
+        check()
+    assert lock.LOCK not in store.files.names("")
+
+
+def test_a_holder_that_gives_signs_of_life_is_alive_whatever_its_clock_says(url, monkeypatch):
+    monkeypatch.setattr(lock, "BEAT", 0.01)
+    monkeypatch.setattr(lock, "STALE", -1e9)
+    store = Store(url)
+
+    def until_the_next_sign(seconds):
+        before = store.files.read(lock.LOCK)
+        while store.files.read(lock.LOCK) == before:
             pass
-        monkeypatch.undo()
-    with Store(url).locked():
-        pass
+
+    with store.locked(), monkeypatch.context() as patched:
+        patched.setattr(lock.time, "sleep", until_the_next_sign)
+        with pytest.raises(StoreLocked, match="in use"):
+            Store(url).locked().__enter__()
+
+
+def test_whose_lock_was_taken_is_told_and_leaves_it_to_the_other(url, monkeypatch):
+    """It slept for so long that it was taken for dead."""
+    monkeypatch.setattr(lock, "BEAT", 0.01)
+    store = Store(url)
+    theirs = json.dumps({"owner": "somebody", "token": "theirs", "beat": 0.0}).encode()
+
+    def until_told(check):
+        while True:
+            check()
+
+    with store.locked() as check:
+        store.files.write(lock.LOCK, theirs)
+        with pytest.raises(StoreLocked, match="was taken over by somebody, who took this process for dead"):
+            until_told(check)
+    assert store.files.read(lock.LOCK) == theirs
+
+
+def test_a_file_that_cannot_be_read_is_not_taken_for_a_damaged_one(made, tmp_path, monkeypatch):
+    store = tmp_path / "store"
+    made.run(store=store, workers=0, progress=False)
+
+    def slow(self, name):
+        raise TimeoutError(110, "Connection timed out")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Folder, "read", lambda self, name: slow(self, name) if "result" in name else b'{"format": 1}')
+        with pytest.raises(StoreError, match=r"cannot read .*: Connection timed out"):
+            made.run(store=store, workers=0, progress=False)
+    assert len(made.status(store).finished) == 4
+    assert not list(store.rglob("*.damaged"))
+
+
+def test_what_a_function_keeps_in_folders_of_its_own_is_kept_behind_a_url(url):
+    files = storage(url)
+    (files.workspace("runs/k") / "best").mkdir()
+    (files.workspace("runs/k") / "best" / CHECKPOINT).write_bytes(b"mine")
+    (files.workspace("runs/k") / CHECKPOINT).write_bytes(b"passing")
+    files.settle("runs/k", leave=(CHECKPOINT,))
+    assert files.read(f"runs/k/best/{CHECKPOINT}") == b"mine"
+    assert files.names("runs/k") == ["best"]
 
 
 def test_somebody_elses_files_behind_a_url_are_left_alone(url, tmp_path):

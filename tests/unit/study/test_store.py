@@ -10,6 +10,7 @@ import torch
 from normlab.errors import SpecError, StoreError, StoreLocked, UnknownName
 from normlab.seeding import Streams
 from normlab.study.context import CHECKPOINT, Context, Diverged
+from normlab.study.environment import device_name
 from normlab.study.plan import RunSpec
 from normlab.study.run import Options, attempt
 from normlab.study.store import RESULT, Store
@@ -51,6 +52,20 @@ def test_a_result_cut_in_the_middle_is_said_to_be_damaged(store, length):
     kept = store.set_aside(run_spec().key)
     assert store.load(run_spec().key) is None
     assert Path(kept).exists()
+
+
+@pytest.mark.parametrize("length", [0, 10, 100, 300, -2])
+def test_a_checkpoint_cut_in_the_middle_costs_the_time_it_saved(tmp_path, length):
+    context = Context(tmp_path, checkpoint_seconds=0)
+    context.checkpoint({"x": torch.arange(100.0)}, done=0.5)
+    content = (tmp_path / CHECKPOINT).read_bytes()
+    (tmp_path / CHECKPOINT).write_bytes(content[:length])
+    assert Context(tmp_path).restore() is None
+
+
+@pytest.mark.parametrize("device", ["cpu", "mps"])
+def test_devices_without_a_name_of_their_own(device):
+    assert device_name(device) == device
 
 
 @pytest.mark.parametrize(

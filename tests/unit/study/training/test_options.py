@@ -161,6 +161,21 @@ def test_what_is_validated_and_tested_is_the_average(trainer):
     assert made.tested is made.average.model
 
 
+def test_an_averaged_network_that_is_not_finite_after_the_last_step_has_diverged(trainer):
+    """The loss of the epoch does not know of it yet."""
+    made = trainer(ema=0.5, epochs=1)
+    left = [-(-len(made.data.train) // made.job.train.batch_size)]
+
+    def spoil(optimizer, args, kwargs):
+        left[0] -= 1
+        for p in made.model.parameters() if left[0] == 0 else ():
+            p.data.fill_(float("nan"))
+
+    made.optimizer.register_step_post_hook(spoil)
+    with pytest.raises(normlab.Diverged, match="averaged network in epoch 1: the statistics of"):
+        made.fit()
+
+
 def test_an_average_of_a_network_without_running_statistics(tmp_path):
     result = train(
         job("group", arms={"group": {"norm": "group(num_groups=2)"}}, ema=0.9), Streams(1), Context(tmp_path)
