@@ -6,10 +6,13 @@ import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from normlab.study import train as builtin
-from normlab.study.executors.local import default_workers
+from normlab.study.executors.gpus import placed
+from normlab.study.executors.local import team_of
 from normlab.study.looks import design_of
-from normlab.study.run import threads
+from normlab.study.run import Options, threads
 from normlab.study.stats.stopping import expected
 from normlab.study.store import Store
 from normlab.study.training import in_time, rehearse, seconds_of
@@ -71,10 +74,14 @@ class Cost:
 def estimate(study: Study, status: Status, store: Store, workers: int | None) -> Cost:
     """Wall time of what is left of a study on this machine, and what its stopping rule is expected to spare."""
     waiting = len(study.runs) - len(status.finished) - len(status.needless)
-    count = workers or default_workers(study.protocol.resources.cpus)
-    with threads(study.protocol.resources.cpus):
+    takes = study.protocol.resources
+    options = placed(
+        Options(device="auto", threads=takes.cpus, devices=takes.devices, gpus=takes.gpus), torch.cuda.is_available()
+    )
+    count = len(team_of(options, workers))
+    with threads(takes.cpus):
         networks = _rehearsed(study, status)
-        each, source = _seconds_per_run(study, status, store)
+        each, source = _seconds_per_run(study, status, store, options.device)
     return Cost(
         runs=len(study.runs),
         waiting=waiting,
@@ -100,14 +107,14 @@ def _of_a_seed(study: Study) -> list[RunSpec]:
     return [run for run in study.runs if run.seed == study.protocol.seeds[0]]
 
 
-def _seconds_per_run(study: Study, status: Status, store: Store) -> tuple[float | None, str]:
+def _seconds_per_run(study: Study, status: Status, store: Store, device: str) -> tuple[float | None, str]:
     results = [result for run in status.finished if (result := store.load(run.key)) is not None]
     if results:
         return sum(r.seconds for r in results) / len(results), f"mean of {len(results)} finished runs"
     if study.train is not builtin.train:  # nobody else knows how it goes about it
         return None, "unknown before a run is finished"
     runs = _of_a_seed(study)
-    taken = [seconds_of(run.job) for run in in_time(runs, PATIENCE, "measured")]
+    taken = [seconds_of(run.job, device=device) for run in in_time(runs, PATIENCE, "measured")]
     what = "arms" if len(runs) <= len(study.arms) else "pairs of arm and grid point"
     source = f"drawn out from a few steps of {len(taken)} of {len(runs)} {what}; too much if the machine is busy"
     return sum(taken) / len(taken), source

@@ -26,7 +26,7 @@ from normlab.study.stats import compare
 from normlab.study.stats.result import Comparisons, Floats, Scores, Settings
 from normlab.study.stats.stopping.judge import Stopping
 from normlab.study.store import Store
-from normlab.study.usable import about_data, check_metric, without_metric
+from normlab.study.usable import about_arithmetic, about_data, check_metric, without_metric
 
 UNDRAWN = ("lr", "seconds")  # kept of every epoch, and no finding
 
@@ -143,11 +143,10 @@ class Results:
         else:
             found = compare(as_looked_at(scores, looks), settings, title, Stopping(looks.design, looks.courses))
             notes = (*about_futility(found), *about_looks(looks))
-        data = about_data(
-            self.finished[run.key] for run in self.runs if run.point == point and run.key in self.finished
-        )
+        used = [self.finished[run.key] for run in self.runs if run.point == point and run.key in self.finished]
+        alike = *about_data(used), *about_arithmetic(used)
         changes = about_changes(point, self.protocol, found.family, self.log)
-        return replace(found, findings=(*changes, *data, *found.findings, *notes))
+        return replace(found, findings=(*changes, *alike, *found.findings, *notes))
 
     def _curves(self, point: Point) -> dict[str, dict[str, Floats]]:
         runs = [run for run in self.runs if run.point == point and run.key in self.finished]

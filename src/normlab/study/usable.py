@@ -1,4 +1,4 @@
-"""Which finished runs a study can use: those that have its metric; and whether they read the same data."""
+"""Which finished runs a study can use: those that have its metric; and whether they were made alike."""
 
 from __future__ import annotations
 
@@ -62,6 +62,25 @@ def judged(event: Event, metric: str, returned: list[Collection[str]]) -> Event:
     if metric in outcome.metrics:
         return event
     return replace(event, outcome=replace(outcome, status="failed", error=why_failed(metric, outcome.metrics)))
+
+
+def about_arithmetic(results: Iterable[RunResult]) -> Iterator[Finding]:
+    """Runs of one table that were made with other arithmetic, where the study leaves it to the device."""
+    made = Counter(_arithmetic(r.environment) for r in results)
+    if len(made) > 1:
+        seen = ", ".join(f"{how} ({n} run{'s' * (n != 1)})" for how, n in made.most_common())
+        yield Finding(
+            "warning",
+            "arithmetic-changed",
+            f"Runs of this table were made by {seen}: a pair may differ by its arithmetic. Name train.precision and "
+            "train.compile in the study, and make the runs on one kind of device.",
+        )
+
+
+def _arithmetic(environment: Mapping[str, str]) -> str:
+    kind = "CPU" if environment.get("device", "cpu") == "cpu" else "GPU"
+    compiled = " compiled" if "compiled" in environment else ""
+    return f"{environment.get('precision', 'fp32')}{compiled} on {kind}"
 
 
 def about_data(results: Iterable[RunResult]) -> Iterator[Finding]:

@@ -6,7 +6,7 @@ import torch
 from normlab.errors import SpecError, Unavailable
 from normlab.study.executors import gpus
 from normlab.study.executors.gpus import Share, placed, seats, share_of
-from normlab.study.executors.local import _team
+from normlab.study.executors.local import team_of
 from normlab.study.executors.ray import takes
 from normlab.study.run import Options
 
@@ -43,7 +43,7 @@ def test_runs_are_spread_before_they_share(four):
 
 
 def test_a_worker_sees_its_own_gpus_only(four):
-    team = _team(Options(device="cuda", gpus=1.0, devices=2), None)
+    team = team_of(Options(device="cuda", gpus=1.0, devices=2), None)
     assert [worker.environment["CUDA_VISIBLE_DEVICES"] for worker in team] == ["4,5", "6,7"]
     assert {worker.options.device for worker in team} == {"cuda:0"}
 

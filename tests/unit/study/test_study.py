@@ -131,6 +131,19 @@ def test_data_that_changed_between_runs_is_told(tmp_path):
     assert "data-changed" not in [f.code for f in same.compare().panels[0].comparisons.findings]
 
 
+def test_runs_of_other_precision_or_kind_of_device_are_told(tmp_path):
+    """One hash stands for them where the study leaves both to the device."""
+
+    def on_many(arm, streams, context):
+        if streams.seed < 3:
+            context.facts.update(precision="bf16", compiled="torch.compile", device="NVIDIA H200")
+        return measure(arm, streams, context)
+
+    found = run(study(on_many), tmp_path).compare().panels[0].comparisons.findings
+    (text,) = [f.text for f in found if f.code == "arithmetic-changed"]
+    assert "fp32 on CPU (6 runs), bf16 compiled on GPU (4 runs)" in text
+
+
 @pytest.mark.parametrize(
     ("changes", "part"),
     [

@@ -60,7 +60,7 @@ def execute(
         yield from _here(function, waiting, store, options)
         return
     payload = packed(function)
-    team = _team(options, workers)
+    team = team_of(options, workers)
     try:
         yield from _feed(team, payload, waiting, store)
     finally:
@@ -116,7 +116,7 @@ def environment_of_run(options: Options) -> dict[str, str]:
     return {**OWN_MEMORY, **threads, **(QUIET if options.devices > 1 else {})}
 
 
-def _team(options: Options, workers: int | None) -> list[Worker]:
+def team_of(options: Options, workers: int | None) -> list[Worker]:
     """The workers, none of them started, in the order in which they get their first runs."""
     common = environment_of_run(options)
     if not options.device.startswith("cuda"):
