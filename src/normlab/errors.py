@@ -2,7 +2,8 @@
 
     NormlabError
     ├── SpecError            a value, key or name given by the user is wrong; also a ValueError
-    │   └── UnknownName      ... a name is not among those known
+    │   ├── UnknownName      ... a name is not among those known
+    │   └── NotFinite        ... there are NaN or infinite values where numbers are needed
     ├── DataError            results or data files that cannot be used as they are
     ├── StoreError           the store of runs cannot be read or written
     │   └── StoreLocked      ... somebody else is writing to it
@@ -65,6 +66,13 @@ class ProcessLost(ProcessFailed):
 
 class Unavailable(NormlabError):
     """An optional part that was asked for is missing."""
+
+
+def last_line(error: BaseException) -> str:
+    """`ValueError: what it says`, as a traceback ends."""
+    import traceback
+
+    return traceback.format_exception_only(error)[-1].strip()
 
 
 def came(value: object) -> str:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from normlab.errors import ProcessLost, SpecError, StoreError
+from normlab.errors import ProcessLost, SpecError, StoreError, last_line
 from normlab.seeding import Streams
 from normlab.study.context import Context, Diverged
 from normlab.study.distributed import World
@@ -83,7 +83,7 @@ def attempt(function: TrainFunction, run: RunSpec, store: Store, options: Option
         store.write_failure(run.key, traceback.format_exc())
         if isinstance(error, ProcessLost):
             raise
-        return Outcome(run, "failed", context.elapsed, error=_last_line(error))
+        return Outcome(run, "failed", context.elapsed, error=last_line(error))
 
 
 def _full(error: OSError, store: Store) -> str:
@@ -176,10 +176,6 @@ def _pack(correct: Any) -> tuple[str | None, int]:
     if bits.ndim != 1 or bits.dtype != np.bool_:
         raise SpecError(f"`correct` should be [examples] bool, got {bits.dtype} of shape {list(bits.shape)}")
     return np.packbits(bits).tobytes().hex(), len(bits)
-
-
-def _last_line(error: BaseException) -> str:
-    return traceback.format_exception_only(error)[-1].strip()
 
 
 @contextmanager

@@ -135,10 +135,6 @@ class Store:
         """The folder of a run, as people find it."""
         return f"{self}/runs/{key}"
 
-    def directory(self, key: str) -> Path:
-        """Where the run with this hash lives, in a store that is a directory."""
-        return self.path / "runs" / key
-
     def prepare(self, key: str) -> Path:
         """A directory for a run that is about to start; a checkpoint is in it."""
         with self._writing(f"runs/{key}"):

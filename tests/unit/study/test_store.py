@@ -45,7 +45,7 @@ def test_a_result_comes_back_exactly(store):
 @pytest.mark.parametrize("length", [0, 1, 100, -2])
 def test_a_result_cut_in_the_middle_is_said_to_be_damaged(store, length):
     attempt(good, run_spec(), store, Options())
-    path = store.directory(run_spec().key) / RESULT
+    path = store.path / "runs" / run_spec().key / RESULT
     path.write_text(path.read_text()[:length])
     with pytest.raises(StoreError, match="damaged"):
         store.load(run_spec().key)
@@ -75,7 +75,7 @@ def test_devices_without_a_name_of_their_own(device):
 )
 def test_a_result_that_says_something_else_is_damaged(store, change):
     attempt(good, run_spec(), store, Options())
-    path = store.directory(run_spec().key) / RESULT
+    path = store.path / "runs" / run_spec().key / RESULT
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
     with pytest.raises(StoreError, match="damaged"):
         store.load(run_spec().key)

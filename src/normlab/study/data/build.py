@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from normlab.errors import DataError
+from normlab.errors import DataError, SpecError
 from normlab.study.data.cache import Shelf
 from normlab.study.data.decode import Channels, Fit, decoded, image_shape
 from normlab.study.data.images import Counts, check_labels
@@ -75,6 +75,11 @@ class Format:
     fit: Fit = "crop"
     counts: Counts | None = None
     published: Published | None = None
+
+    def check(self, what: str) -> None:
+        """Raise SpecError where images cannot be made so."""
+        if self.resize is not None and self.resize < 1:
+            raise SpecError(f"{what}: resize={self.resize} should be 1 pixel or more")
 
 
 def fill(shelf: Shelf, tables: Mapping[str, Table], form: Format, what: str) -> int:

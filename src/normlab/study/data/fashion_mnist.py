@@ -19,7 +19,8 @@ from normlab.study.data.build import Format, Published
 from normlab.study.data.cache import Shelf, cached
 from normlab.study.data.images import Counts, as_dataset, check_labels
 from normlab.study.data.parts import check_share
-from normlab.study.data.pinned import Pinned, local_folder, signature
+from normlab.study.data.pinned import Pinned, local_folder
+from normlab.study.data.sources import signature
 
 OPENERS = {".xz": lzma.open, ".gz": gzip.open, "": Path.open}
 FILES = {"train": "train", "test": "t10k"}

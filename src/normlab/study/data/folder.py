@@ -14,8 +14,7 @@ from normlab.study.data.base import DATASETS, Dataset
 from normlab.study.data.build import Format
 from normlab.study.data.decode import Channels, Fit
 from normlab.study.data.own import own_dataset, own_path
-from normlab.study.data.pinned import signature
-from normlab.study.data.sources import Table
+from normlab.study.data.sources import Table, signature
 
 IMAGES = {".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from normlab.errors import DataError, SpecError
+from normlab.errors import DataError
 from normlab.study.data.base import Dataset
 from normlab.study.data.build import Format, fill
 from normlab.study.data.cache import Shelf, cached
@@ -33,8 +33,7 @@ def own_dataset(
         tables: gives the splits "train" and "test", and what is known about them; called where the cache has nothing.
     """
     check_share(validation)
-    if form.resize is not None and form.resize < 1:
-        raise SpecError(f"{name}: resize={form.resize} should be 1 pixel or more")
+    form.check(name)
 
     def filled(shelf: Shelf) -> dict[str, str]:
         found, facts = tables()

@@ -10,8 +10,7 @@ from normlab.study.data.base import DATASETS, Dataset
 from normlab.study.data.build import Format
 from normlab.study.data.decode import Channels, Fit
 from normlab.study.data.own import own_dataset, own_path
-from normlab.study.data.pinned import chain_files, parquet_files, signature
-from normlab.study.data.sources import Table, parquet_tables
+from normlab.study.data.sources import Table, chain_files, parquet_files, parquet_tables, signature
 
 
 @DATASETS.register("parquet")

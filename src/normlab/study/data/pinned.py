@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
-from normlab.errors import DataError, SpecError
+from normlab.errors import DataError
 from normlab.study.data.base import Dataset
 from normlab.study.data.build import Format, fill
 from normlab.study.data.cache import Shelf, cached
@@ -16,7 +16,15 @@ from normlab.study.data.decode import Fit
 from normlab.study.data.images import as_dataset
 from normlab.study.data.parts import check_share
 from normlab.study.data.places import DATA_DIR, data_dir
-from normlab.study.data.sources import Table, hub_revision, hub_tables, parquet_tables
+from normlab.study.data.sources import (
+    Table,
+    chain_files,
+    hub_revision,
+    hub_tables,
+    parquet_files,
+    parquet_tables,
+    signature,
+)
 
 SPLITS = ("train", "test")
 
@@ -39,9 +47,9 @@ class Pinned:
 
     def resized(self, resize: int, fit: Fit) -> Pinned:
         """The same with images that are squares of `resize` pixels."""
-        if resize < 1:
-            raise SpecError(f"{self.name}: resize={resize} should be 1 pixel or more")
-        return replace(self, form=replace(self.form, resize=resize, fit=fit))
+        form = replace(self.form, resize=resize, fit=fit)
+        form.check(self.name)
+        return replace(self, form=form)
 
     def load(self, validation: float, rng: np.random.Generator) -> Dataset:
         """Decode it once, from the data directory where it is there, else from the hub; split it."""
@@ -94,29 +102,6 @@ def local_parquet(name: str) -> dict[str, list[Path]] | None:
     """
     folder = local_folder(name)
     return None if folder is None else parquet_files(folder, {split: split for split in SPLITS})
-
-
-def parquet_files(folder: Path, starts: Mapping[str, str]) -> dict[str, list[Path]]:
-    """Files of each split, in order: `train-00000-of-00005.parquet`, `train.parquet`, in the folder or below it.
-
-    Args:
-        starts: split → how the names of its files start.
-    """
-    found = {split: sorted(folder.rglob(f"{start}*.parquet")) for split, start in starts.items()}
-    for split, files in found.items():
-        if not files:
-            raise DataError(f"{folder}: no {starts[split]}-*.parquet in it")
-    return found
-
-
-def chain_files(files: Mapping[str, Sequence[Path]]) -> list[Path]:
-    """All files, split by split."""
-    return [path for paths in files.values() for path in paths]
-
-
-def signature(files: Sequence[Path]) -> list[tuple[str, int, int]]:
-    """What tells these files from others without reading them: name, size and time of change."""
-    return [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
 
 
 def alternatives(name: str) -> str:

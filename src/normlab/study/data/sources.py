@@ -191,3 +191,26 @@ def _datasets() -> Any:
 def _line(error: BaseException) -> str:
     """The first line of a message, or the name of an error without one."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
+def parquet_files(folder: Path, starts: Mapping[str, str]) -> dict[str, list[Path]]:
+    """Files of each split, in order: `train-00000-of-00005.parquet`, `train.parquet`, in the folder or below it.
+
+    Args:
+        starts: split → how the names of its files start.
+    """
+    found = {split: sorted(folder.rglob(f"{start}*.parquet")) for split, start in starts.items()}
+    for split, files in found.items():
+        if not files:
+            raise DataError(f"{folder}: no {starts[split]}-*.parquet in it")
+    return found
+
+
+def chain_files(files: Mapping[str, Sequence[Path]]) -> list[Path]:
+    """All files, split by split."""
+    return [path for paths in files.values() for path in paths]
+
+
+def signature(files: Sequence[Path]) -> list[tuple[str, int, int]]:
+    """What tells these files from others without reading them: name, size and time of change."""
+    return [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]

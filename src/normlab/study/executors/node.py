@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 from normlab import __version__
-from normlab.errors import NormlabError, Unavailable
+from normlab.errors import NormlabError, StoreError, Unavailable
 from normlab.study.executors.local import environment_of_run
 from normlab.study.executors.travel import unpacked
 from normlab.study.plan import ENGINE, RunSpec
@@ -26,10 +26,19 @@ def carry_out(
     """`attempt` on a node; an error that concerns every run comes back as a value, without Ray's wrapping."""
     try:
         _check_versions(wanted)
-        store.check_visible()
+        _check_store(store)
         return attempt(unpacked(payload), run, store, _on_own_gpu(options))
     except NormlabError as error:
         return error
+
+
+def _check_store(store: Store) -> None:
+    try:
+        store.check_visible()
+    except StoreError as error:
+        if socket.gethostname() in str(error):
+            raise
+        raise StoreError(f"node {socket.gethostname()}: {error}; nodes need what opens the store, too") from None
 
 
 def versions() -> dict[str, str]:

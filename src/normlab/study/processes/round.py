@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch.distributed import PrefixStore, Store  # pyright: ignore[reportPrivateImportUsage]
 
-from normlab.errors import ProcessFailed
+from normlab.errors import ProcessFailed, last_line
 from normlab.study.distributed import World
 
 TIMEOUT = timedelta(minutes=10)  # of a collective: how far apart the processes may be
@@ -34,8 +34,7 @@ class Report:
     @classmethod
     def of(cls, error: BaseException) -> Report:
         """Of a process that raised."""
-        last = traceback.format_exception_only(error)[-1].strip()
-        return cls(last, "".join(traceback.format_exception(error)))
+        return cls(last_line(error), "".join(traceback.format_exception(error)))
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ class Strips:
         wide: characters that a strip has room for.
     """
 
-    def __init__(self, count: int, *, bottom: float = BOTTOM, columns: int = MOST_COLUMNS) -> None:
-        self._columns = max(min(count, columns), 1)
+    def __init__(self, count: int, *, bottom: float = BOTTOM) -> None:
+        self._columns = max(min(count, MOST_COLUMNS), 1)
         self._lines = -(-count // self._columns) or 1
         self._bottom, self._block = bottom, bottom + HEIGHT + TOP
         self._strip = min((canvas.WIDTH - LEFT - 0.1) / self._columns, WIDEST)

@@ -23,19 +23,17 @@ class EProcess:
 
     Attributes:
         looks: numbers of pairs, increasing, from 2 on.
-        prior: variance g of the half-normal prior on the effect.
     """
 
     looks: tuple[int, ...]
-    prior: float = PRIOR
 
     def bounds(self, level: float) -> Floats:
         """[looks] t from which on e ≥ 1 / level; infinite where no t is enough."""
-        return np.array([_bound(n, math.log(1 / level), self.prior) for n in self.looks])
+        return np.array([_bound(n, math.log(1 / level)) for n in self.looks])
 
     def p(self, look: int, t: Floats) -> Floats:
         """1 / e at a look, at most 1."""
-        return np.exp(-np.maximum(log_e_value(self.looks[look], t, self.prior), 0.0))
+        return np.exp(-np.maximum(log_e_value(self.looks[look], t), 0.0))
 
 
 def log_e_value(pairs: int, t: Floats, prior: float = PRIOR) -> Floats:
@@ -65,11 +63,11 @@ def log_e_value(pairs: int, t: Floats, prior: float = PRIOR) -> Floats:
     return math.log(2) - 0.5 * math.log(spread) - 0.5 * pairs * np.log(rest) + special.log_t_cdf(pairs, shift)
 
 
-def _bound(pairs: int, log_e: float, prior: float) -> float:
+def _bound(pairs: int, log_e: float) -> float:
     """The smallest t with this much evidence; e rises with t."""
 
     def excess(log_t: float) -> float:
-        return float(log_e_value(pairs, np.array(math.exp(log_t)), prior)) - log_e
+        return float(log_e_value(pairs, np.array(math.exp(log_t)))) - log_e
 
     top = math.log(_LARGEST_T)
     return math.exp(special.rising_root(excess, -7.0, top)) if excess(top) > 0 else math.inf

@@ -27,9 +27,9 @@ class Paths:
     means: Floats
     sds: Floats
 
-    def t(self, look: int, effect: float | Floats = 0.0) -> Floats:
-        """[paths] t at a look where the true mean is `effect` SDs."""
-        return (self.means[look] + effect) * np.sqrt(self.looks[look]) / self.sds[look]
+    def t(self, look: int) -> Floats:
+        """[paths] t at a look."""
+        return self.means[look] * np.sqrt(self.looks[look]) / self.sds[look]
 
 
 @lru_cache(maxsize=4)
