@@ -60,7 +60,10 @@ def no_cluster(address: str, text: str) -> str:
         return f"the Ray cluster at {address} runs {there}, this process {here}; install the same on both sides"
     if "Could not find any running Ray" in text:
         return "--on auto: no Ray cluster on this machine, and RAY_ADDRESS is not set; `ray start --head` starts one"
-    why = f"cannot join the Ray cluster at {address}: {' '.join(text.split())[:300]}"
+    said, traceback, rest = text.partition("Traceback (most recent call last):")
+    if traceback:  # of Ray's proxy
+        said += next(line for line in reversed([said, *rest.splitlines()]) if line.strip())
+    why = f"cannot join the Ray cluster at {address}: {' '.join(said.split())[:300]}"
     if os.environ.get("RAY_AUTH_MODE") == "token":
         return why
     # heads ask for a token by default, and whoever joins does not send it by default
