@@ -20,7 +20,6 @@ from normlab.errors import SpecError, StoreError, Unavailable
 from normlab.study.executors import executor
 from normlab.study.executors.session import joined
 from normlab.study.run import Options
-from normlab.study.store import Store
 from tests.integration.commands import OWN, started
 
 ray = pytest.importorskip("ray", reason="needs ray: pip install 'normlab[ray]'")
@@ -296,8 +295,3 @@ def of_session(session: int) -> list[str]:
     listed = subprocess.run(["ps", "-eo", "sid=,stat=,args="], capture_output=True, text=True, check=True).stdout
     rows = [line.split(None, 2) for line in listed.splitlines()]
     return [row[2] for row in rows if int(row[0]) == session and not row[1].startswith("Z")]
-
-
-def test_a_store_that_a_node_does_not_see_is_named(tmp_path):
-    with pytest.raises(StoreError, match=r"does not see the store .*; on a cluster it must be on storage that all"):
-        Store(tmp_path / "elsewhere").check_visible()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from normlab.errors import SpecError, UnknownName
 from normlab.seeding import SeedScheme
@@ -22,30 +22,12 @@ from normlab.study.job import (
     Strict,
     TrainSpec,
 )
+from normlab.study.point import Grid
 from normlab.study.published import PublishedSpec
 
 MOST_SEEDS = 10_000
 EARLIEST_LOOK = 4  # unless another is asked for: three differences say too little
 MOST_LOOKS = 20  # that are paid for; the bounds of each are simulated
-
-
-def _each_once(grid: dict[str, list[JsonValue]]) -> dict[str, list[JsonValue]]:
-    found = {key: [_frozen(value) for value in values] for key, values in grid.items()}
-    for key, values in found.items():
-        if len(set(values)) < max(1, len(values)):
-            raise ValueError(f"{key!r} should list one value or more, each once")
-    return found
-
-
-def _frozen(value: JsonValue) -> JsonValue:
-    """Lists as tuples: the values make a point of the grid, by which runs are looked up."""
-    if isinstance(value, dict):
-        raise ValueError("a table cannot be varied; name its keys, as 'data.limit'")
-    return tuple(map(_frozen, cast(list[JsonValue], value))) if isinstance(value, list) else value
-
-
-Grid = Annotated[dict[str, list[JsonValue]], AfterValidator(_each_once)]
-"""`[grid]`: key → values; the comparison is repeated at each combination."""
 
 
 class FamilySpec(Strict):

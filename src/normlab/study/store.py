@@ -86,18 +86,6 @@ class Store:
             raise StoreError(f"cannot use {self} as a store: {why}; choose another with --store") from None
         return self
 
-    def check_visible(self) -> None:
-        """Refuse to begin a run where the store that the study was started with is not to be seen.
-
-        Raises:
-            StoreError: says which machine.
-        """
-        if self.read(MARKER) is None:
-            raise StoreError(
-                f"{socket.gethostname()} does not see the store {self}; on a cluster it must be on storage that all "
-                "nodes share: a directory of a shared file system, or a URL like s3://bucket/study"
-            )
-
     def _check_format(self, text: str) -> None:
         try:
             found = json.loads(text)["format"]

@@ -15,7 +15,7 @@ from normlab.study.executors.local import environment_of_run
 from normlab.study.executors.travel import unpacked
 from normlab.study.plan import ENGINE, RunSpec
 from normlab.study.run import Options, Outcome, attempt
-from normlab.study.store import Store
+from normlab.study.store import MARKER, Store
 
 PASSED_ON = "NORMLAB_DATA_DIR", "NORMLAB_CACHE_DIR"
 
@@ -33,12 +33,17 @@ def carry_out(
 
 
 def _check_store(store: Store) -> None:
+    """Refuse to begin a run where the store that the study was started with is not to be seen."""
+    node = socket.gethostname()
     try:
-        store.check_visible()
+        marker = store.read(MARKER)
     except StoreError as error:
-        if socket.gethostname() in str(error):
-            raise
-        raise StoreError(f"node {socket.gethostname()}: {error}; nodes need what opens the store, too") from None
+        raise StoreError(f"node {node}: {error}; nodes need what opens the store, too") from None
+    if marker is None:
+        raise StoreError(
+            f"node {node} does not see the store {store}; on a cluster it must be on storage that all nodes share: a "
+            "directory of a shared file system, or a URL like s3://bucket/study"
+        )
 
 
 def versions() -> dict[str, str]:
