@@ -60,11 +60,13 @@ def _parts(value: Any, module: str) -> Iterator[tuple[str, Any]]:
             yield from _references(value)
     elif isinstance(value, type):
         if value.__module__ == module:
-            yield from sorted(vars(value).items())
+            yield from sorted(
+                ((n, v) for n, v in vars(value).items() if n != "__firstlineno__"), key=lambda part: part[0]
+            )
             yield from (("base", base) for base in value.__bases__)
     elif isinstance(value, (dict, list, tuple)):
         items = cast(Any, value.items() if isinstance(value, dict) else enumerate(value))
-        yield from ((repr(key), inner) for key, inner in items)
+        yield from (pair for key, inner in items for pair in (("key", key), ("value", inner)))
     elif isinstance(value, property):
         yield from (("get", value.fget), ("set", value.fset))
     elif isinstance(value, functools.cached_property):
