@@ -96,6 +96,7 @@ class Results:
             failed=frozenset((run.arm, str(run.seed)) for run in runs if run.key in self.failures),
             diverged_as="; ".join(sorted(counted_as)),
             correct=_correctness(results, arms, seeds),
+            seeded=frozenset(arm for arm in arms if _differ([r for (a, _), r in results.items() if a == arm])),
         )
 
     def compare(self) -> Document:
@@ -175,6 +176,12 @@ def definition(protocol: Protocol, arms: Mapping[str, str]) -> dict[str, Any]:
 def _without_empty(tree: dict[str, Any]) -> dict[str, Any]:
     tables = {key: _without_empty(value) if isinstance(value, dict) else value for key, value in tree.items()}
     return {key: value for key, value in tables.items() if value != {}}
+
+
+def _differ(results: list[RunResult | None]) -> bool:
+    """Whether any metric of the runs that ended well has more than one value."""
+    ended = [result.metrics for result in results if result is not None and result.status == "ok"]
+    return any(len({metrics.get(name) for metrics in ended}) > 1 for name in set().union(*ended))
 
 
 def _correctness(

@@ -131,6 +131,23 @@ def test_data_that_changed_between_runs_is_told(tmp_path):
     assert "data-changed" not in [f.code for f in same.compare().panels[0].comparisons.findings]
 
 
+def test_runs_at_chance_level_are_not_taken_for_runs_without_a_seed(tmp_path):
+    """A network that has learned nothing gives one class, and with that 10 %, whatever its seed."""
+
+    def loss_alone(arm, streams, context):
+        return {"metric": 10.0, "loss": streams.numpy("init").normal()}
+
+    found = {f.code: f for f in run(study(loss_alone), tmp_path).compare().panels[0].comparisons.findings}
+    assert "learned nothing yet" in found["one-value"].text
+    assert "identical-seeds" not in found
+
+    def unseeded(arm, streams, context):
+        return {"metric": 10.0 + arm, "loss": 1.0}
+
+    found = run(study(unseeded), tmp_path / "other").compare().panels[0].comparisons.findings
+    assert "identical-seeds" in {f.code for f in found}
+
+
 def test_runs_of_other_precision_or_kind_of_device_are_told(tmp_path):
     """One hash stands for them where the study leaves both to the device."""
 

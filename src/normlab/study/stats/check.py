@@ -56,12 +56,14 @@ def check(scores: Scores, settings: Settings) -> tuple[Finding, ...]:
 def _identical_seeds(case: _Case) -> Iterator[Finding]:
     for arm in case.scores.arms:
         values = case.finished(arm)
-        if len(values) >= 2 and np.ptp(values) == 0 and not _at_ceiling(values, case):
-            yield Finding(
-                "error",
-                "identical-seeds",
-                f"All {len(values)} results of arm {arm!r} are {values[0]:.6g}: its seed seems not to be applied.",
-            )
+        if len(values) < 2 or np.ptp(values) > 0 or _at_ceiling(values, case):
+            continue
+        same = f"All {len(values)} results of arm {arm!r} are {values[0]:.6g}"
+        if arm in case.scores.seeded:
+            why = "its runs differ otherwise, so it has learned nothing yet, or the metric is too coarse"
+            yield Finding("warning", "one-value", f"{same}: {why}.")
+        else:
+            yield Finding("error", "identical-seeds", f"{same}: its seed seems not to be applied.")
 
 
 def _duplicate_arms(case: _Case) -> Iterator[Finding]:

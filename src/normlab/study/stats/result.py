@@ -35,6 +35,7 @@ class Scores:
         correct: arm → [seeds, examples] bool, which test examples each run got right; NaN rows of
             `values` hold False and must not be read. None where it is not known.
         unused: (arm, seed) that a stopping rule does without, or has not looked at yet; `values` holds NaN.
+        seeded: arms whose runs are known to differ by seed, in another metric, say: equal values are no fault then.
     """
 
     metric: str
@@ -47,6 +48,7 @@ class Scores:
     diverged_as: str = ""
     correct: Mapping[str, NDArray[np.bool_]] | None = None
     unused: frozenset[tuple[str, str]] = frozenset()
+    seeded: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True)
