@@ -56,7 +56,7 @@ def compare(scores: Scores, settings: Settings, title: str = "", stopping: Stopp
         family=family,
         findings=tuple(f for f in check(scores, settings) if stopping is None or f.code not in _OF_THE_EXACT_TEST),
         title=title,
-        notes=_notes(max((len(p.seeds) for p in pairs), default=0)),
+        notes=_notes(max((len(p.seeds) for p in pairs), default=0), details=stopping is not None),
         design=None if stopping is None else stopping.design,
     )
 
@@ -154,8 +154,14 @@ def _with_inference(row: Comparison, pairs: Pairs, settings: Settings) -> Compar
     )
 
 
-def _notes(pairs: int) -> tuple[str, ...]:
-    """How the sign-flip numbers were found, for a table whose longest row has `pairs` pairs."""
+def _notes(pairs: int, *, details: bool) -> tuple[str, ...]:
+    """How the sign-flip numbers were found, for a table whose longest row has `pairs` pairs.
+
+    Args:
+        details: they stand in the details only, and know nothing of looks: a stopping rule gives the table's p.
+    """
+    if details:
+        return ("Sign-flip p and interval, in the details, take no account of the looks; the table's p does.",)
     if pairs <= EXACT_INTERVAL_PAIRS:
         return ("Sign-flip p and interval are exact, over all assignments of signs.",)
     drawn = f"from {RANDOM_SUBSETS:,} drawn assignments of signs beyond"
