@@ -14,7 +14,7 @@ demo: .venv/base.stamp  ## the main job: 60 runs on real digits, about five minu
 
 install: .venv/dev.stamp  ## everything a developer needs
 
-test: .venv/dev.stamp  ## 18 to 27 minutes on two cores
+test: .venv/dev.stamp  ## 10 to 15 minutes on two cores
 	$(PYTEST) -m "not slow and not gpu"
 
 test-all: .venv/dev.stamp  ## the slow ones too
