@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from normlab.study.stats import Settings, check
+from normlab.study.stats import Scores, Settings, check, compare
 from tests.unit.stats.builders import normal, scores
 
 NORMAL = normal((3, 8), mean=80.0)
@@ -117,3 +117,11 @@ def test_normal_differences_are_seldom_called_outliers(n):
         arms = {"base": np.zeros(n) + np.arange(n), "a": x + np.arange(n)}
         called += any(f.code == "outlier" for f in check(scores(arms), Settings("base")))
     assert called <= 300 * (0.10 if n < 10 else 0.03)
+
+
+def test_a_diverged_run_without_a_value_is_no_gap():
+    values = np.arange(10.0).reshape(2, 5) + np.random.default_rng(0).normal(size=(2, 5))
+    values[0, 1] = np.nan
+    found = Scores("m", ("base", "a"), tuple("12345"), values, diverged=frozenset({("base", "2")}))
+    assert "gap" not in [f.code for f in check(found, Settings("base"))]
+    assert len(compare(found, Settings("base", resamples=100)).rows[0].seeds) == 5

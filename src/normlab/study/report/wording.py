@@ -14,7 +14,7 @@ import numpy as np
 from normlab.page import format as fmt
 from normlab.study.report.document import Document, Failure
 from normlab.study.report.stopping import interval_kind, p_kind, rule, seeds, when
-from normlab.study.stats.result import ArmSummary, Comparison, Comparisons, Scores, Settings
+from normlab.study.stats.result import Comparison, Comparisons, Scores, Settings
 from normlab.study.stats.signflip import EXACT_TEST_PAIRS, RANDOM_SUBSETS
 
 TEST_SET = "‡"  # the difference may belong to this test set
@@ -112,10 +112,18 @@ def _diverged(row: Comparison, c: Comparisons) -> str:
     return text
 
 
-def irregular_baseline(b: ArmSummary) -> Iterator[str]:
+def _left_out(c: Comparisons) -> str:
+    """Diverged runs of the baseline that name no value: what they count as depends on the recipe compared."""
+    values = dict(zip(c.scores.seeds, c.scores.values[c.scores.arms.index(c.baseline.arm)].tolist(), strict=True))
+    bare = tuple(seed for seed in c.baseline.diverged if math.isnan(values[seed]))
+    return f"; {fmt.seeds(bare)} without a value, so in its pairs and not in its mean" if bare else ""
+
+
+def irregular_baseline(c: Comparisons) -> Iterator[str]:
     """The same of the baseline alone."""
+    b = c.baseline
     if b.diverged:
-        yield f"baseline {fmt.printable(b.arm)}: {len(b.diverged)} diverged ({fmt.seeds(b.diverged)})"
+        yield f"baseline {fmt.printable(b.arm)}: {len(b.diverged)} diverged ({fmt.seeds(b.diverged)}){_left_out(c)}"
     if b.failed:
         yield f"baseline {fmt.printable(b.arm)}: {len(b.failed)} failed ({fmt.seeds(b.failed)})"
 
@@ -152,8 +160,8 @@ def test(c: Comparisons) -> str:
 def footer(c: Comparisons) -> tuple[str, ...]:
     """The lines under a table: family and level, what the columns are, pairing, test set, marks."""
     if not c.rows:
-        return (*irregular_baseline(c.baseline), "there is no recipe to compare with the baseline")
-    lines = [_family(c), *irregular_baseline(c.baseline), *_pairing(c), *_test_set(c)]
+        return (*irregular_baseline(c), "there is no recipe to compare with the baseline")
+    lines = [_family(c), *irregular_baseline(c), *_pairing(c), *_test_set(c)]
     if any(fewer_pairs(row, c) for row in c.rows):
         lines.append(f"{UNEQUAL} fewer pairs than the other rows")
     if any(row.verdict == "worse" for row in c.rows) and c.settings.alternative == "greater":

@@ -92,7 +92,7 @@ def _gaps(case: _Case) -> Iterator[Finding]:
     absent = [
         (s.arms[a], s.seeds[k])
         for a, k in np.argwhere(np.isnan(s.values))
-        if (s.arms[a], s.seeds[k]) not in s.failed | s.unused
+        if (s.arms[a], s.seeds[k]) not in s.failed | s.unused | s.diverged
     ]
     if absent:
         yield Finding("warning", "gap", f"No result, so no pair: {_runs(absent)}.")
