@@ -8,11 +8,14 @@ import hashlib
 import inspect
 import linecache
 from collections.abc import Callable, Iterator
-from types import CodeType, FunctionType
+from types import CodeType, FunctionType, SimpleNamespace
 from typing import Any, cast
+
+import numpy as np
 
 from normlab.errors import SpecError
 
+UNSTEADY = ("__doc__", "__firstlineno__")  # of a class: in its source anyway, or other when it is moved
 PLAIN = (int, float, complex, bool, str, bytes, type(None))
 
 
@@ -20,8 +23,8 @@ def identity(function: Callable[..., Any]) -> str:
     """Name and hash of a function: its source, and what it refers to in its own file or in a closure.
 
     Functions and classes of the same module count with their source, numbers and strings with their value, wherever
-    they are: in lists, dicts, dataclasses, defaults, decorated, as methods, in base classes. What it imports from other
-    modules does not count: nobody can say where that would end.
+    they are: in lists, dicts, sets, arrays, dataclasses, namespaces, defaults, decorated, as methods, in base classes.
+    What it imports from other modules does not count, nor what other objects hold: nobody can say where that would end.
 
     Raises:
         SpecError: no function written with `def` or `lambda`.
@@ -55,18 +58,29 @@ def _texts(value: Any, module: str, seen: set[int]) -> Iterator[str]:
 
 def _parts(value: Any, module: str) -> Iterator[tuple[str, Any]]:
     """What a value is made of, or refers to, in a fixed order."""
-    if isinstance(value, FunctionType):
-        if value.__module__ == module:
-            yield from _references(value)
-    elif isinstance(value, type):
-        if value.__module__ == module:
-            yield from sorted(
-                ((n, v) for n, v in vars(value).items() if n != "__firstlineno__"), key=lambda part: part[0]
-            )
-            yield from (("base", base) for base in value.__bases__)
-    elif isinstance(value, (dict, list, tuple)):
+    if not isinstance(value, (FunctionType, type)):
+        yield from _held(value, module)
+    elif value.__module__ != module:
+        return
+    elif isinstance(value, FunctionType):
+        yield from _references(value)
+    else:
+        named = [(name, inner) for name, inner in vars(value).items() if name not in UNSTEADY]
+        yield from sorted(named, key=lambda item: item[0])
+        yield from (("base", base) for base in value.__bases__)
+
+
+def _held(value: Any, module: str) -> Iterator[tuple[str, Any]]:
+    """What an object holds, of those kinds that are looked into."""
+    if isinstance(value, (dict, list, tuple)):
         items = cast(Any, value.items() if isinstance(value, dict) else enumerate(value))
         yield from (pair for key, inner in items for pair in (("key", key), ("value", inner)))
+    elif isinstance(value, (set, frozenset)):
+        yield from (("member", text) for text in sorted("\n".join(_texts(v, module, set())) for v in cast(Any, value)))
+    elif isinstance(value, SimpleNamespace):
+        yield from sorted(vars(value).items())
+    elif isinstance(value, (np.ndarray, np.generic)):
+        yield "array", (str(value.dtype), value.shape, value.tolist() if value.dtype.hasobject else value.tobytes())
     elif isinstance(value, property):
         yield from (("get", value.fget), ("set", value.fset))
     elif isinstance(value, functools.cached_property):
@@ -118,6 +132,7 @@ def _source(value: Any) -> str:
     if isinstance(value, FunctionType) and not linecache.getlines(value.__code__.co_filename):
         return ""  # inspect would take the same lines of another file that calls itself __main__
     try:
-        return inspect.getsource(value)
+        # of the code itself: inspect takes a function made by functools.wraps for the one inside
+        return inspect.getsource(value.__code__ if isinstance(value, FunctionType) else value)
     except (OSError, TypeError):
         return ""

@@ -2,6 +2,8 @@
 
 import functools
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections import deque
@@ -189,6 +191,8 @@ SOURCE = """
 import functools
 import math
 from dataclasses import dataclass
+from types import SimpleNamespace
+import numpy
 SCALE = {scale}
 LR = {keyword}
 class Base:
@@ -213,14 +217,29 @@ def one():
     return {listed}
 NETS = {{"one": one}}
 POWER = functools.partial(pow, {bound})
+WORDS = frozenset(["a", "b", "c", str({member})])
+TABLE = numpy.array([{element}.0])
+SPACE = SimpleNamespace(depth={space})
+@dataclass
+class Words:
+    known: frozenset = frozenset(["a", "b", "c"])
+def logged(function):
+    @functools.wraps(function)
+    def wrapper(*arguments):
+        return function(*arguments) + {wrapper}
+    return wrapper
+@logged
+def inner(x):
+    return x
 def make(value):
     def train(arm, streams, context, *, lr=LR):
         found = NETS["one"]() + Net.of(0) + cached() + POWER(2) + SETTINGS.depth
+        found += len(WORDS) + len(Words().known) + TABLE[0] + SPACE.depth + inner(1)
         return {{"metric": helper(SCALE) + Net.width + value + math.pi + found}}
     return train
 train = make({closure})
 """
-PLACES = "scale helper closure keyword width inherited static listed cached bound field"
+PLACES = "scale helper closure keyword width inherited static listed cached bound field member element space wrapper"
 AS_WRITTEN = dict.fromkeys(PLACES.split(), 1)
 
 
@@ -238,6 +257,24 @@ def test_stale_results_are_not_taken_for_new_ones(tmp_path, changed, on_disk):
         exec(compile(text, str(file), "exec"), module)
         keys.append(study(module["train"]).runs[0].key)
     assert (keys[0] == keys[1]) == (changed is None)
+
+
+def test_a_functions_hash_does_not_depend_on_the_process(tmp_path):
+    """Sets come in another order in every process."""
+    (tmp_path / "own.py").write_text(SOURCE.format(**AS_WRITTEN))
+    script = "from own import train; from normlab.study.identity import identity; print(identity(train))"
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", script],
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONHASHSEED": str(seed)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in (1, 2, 3)
+    }
+    assert len(found) == 1
 
 
 def test_a_function_may_change_the_working_directory(tmp_path, monkeypatch):

@@ -93,8 +93,8 @@ class ResizedCrop:
     """A window of random area and shape at a random place, resized; the augmentation of ImageNet.
 
     Where ten draws give no window within the image, it is the largest one in the middle whose shape is allowed.
-    Interpolation is bilinear between the four nearest pixels of the image, without antialiasing: images should not be
-    much larger than `size`.
+    Interpolation is bilinear between the four nearest pixels of the image, those beside the window among them, without
+    antialiasing: images should not be much larger than `size`.
 
     Args:
         size: height and width of what comes out; default those of the image.
