@@ -6,6 +6,7 @@
     │   └── NotFinite        ... there are NaN or infinite values where numbers are needed
     ├── DataError            results or data files that cannot be used as they are
     ├── StoreError           the store of runs cannot be read or written
+    │   ├── Damaged          ... a result is there and cannot be read as one
     │   └── StoreLocked      ... somebody else is writing to it
     ├── ProcessFailed        one of the processes that share a run raised, or ended
     │   └── ProcessLost      ... and with it nothing more can be run
@@ -50,6 +51,10 @@ class DataError(NormlabError):
 
 class StoreError(NormlabError):
     """The store of runs cannot be read or written."""
+
+
+class Damaged(StoreError):
+    """A result that is there and cannot be read as one."""
 
 
 class StoreLocked(StoreError):

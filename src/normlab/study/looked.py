@@ -21,8 +21,8 @@ def as_looked_at(scores: Scores, looks: Looks) -> Scores:
     for k, arm in enumerate(scores.arms):
         used, needed = looks.used(arm), looks.needed(arm)
         after = list(enumerate(scores.seeds))[used:]
-        finished = {i for i, seed in after if np.isfinite(values[k, i]) or (arm, seed) in scores.diverged}
-        unused |= {(arm, seed) for i, seed in after if i >= needed or i in finished}
+        over = {(arm, seed) for i, seed in after if i >= needed or np.isfinite(values[k, i])}
+        unused |= over | {(arm, seed) for _, seed in after if (arm, seed) in scores.diverged}
         values[k, used:] = np.nan
     return replace(
         scores,

@@ -17,12 +17,12 @@ import os
 import socket
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from normlab.errors import SpecError, StoreError
+from normlab.errors import Damaged, SpecError, StoreError
 from normlab.study.context import CHECKPOINT, PROGRESS
 from normlab.study.reading import validate
 from normlab.study.result import RunResult
@@ -32,10 +32,6 @@ FORMAT = 1
 MARKER, RESULT, TRACEBACK = "store.json", "result.json", "traceback.txt"
 PASSING = CHECKPOINT, PROGRESS, TRACEBACK  # files that a finished run no longer has
 REMOTE_EVERY = 5.0  # seconds between two looks at how far a run is, behind a URL
-
-
-class Damaged(StoreError):
-    """A result that is there and cannot be read as one."""
 
 
 class Store:
@@ -232,16 +228,14 @@ class Store:
         self._shares[key] = (time.monotonic(), share)
         return share
 
-    @contextmanager
-    def locked(self) -> Generator[Callable[[], None], None, None]:
+    def locked(self) -> AbstractContextManager[Callable[[], None]]:
         """Hold the store for writing; what is yielded raises StoreLocked once somebody else has taken it over.
 
         Raises:
             StoreLocked: somebody holds it; the message says who.
         """
         since = datetime.now().astimezone().isoformat(timespec="seconds")
-        with self.files.locked(f"process {os.getpid()} on {socket.gethostname()} since {since}") as check:
-            yield check
+        return self.files.locked(f"process {os.getpid()} on {socket.gethostname()} since {since}")
 
     @contextmanager
     def _writing(self, name: str) -> Generator[None, None, None]:

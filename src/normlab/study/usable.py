@@ -68,12 +68,11 @@ def about_arithmetic(results: Iterable[RunResult]) -> Iterator[Finding]:
     """Runs of one table that were made with other arithmetic, where the study leaves it to the device."""
     made = Counter(_arithmetic(r.environment) for r in results)
     if len(made) > 1:
-        seen = ", ".join(f"{how} ({n} run{'s' * (n != 1)})" for how, n in made.most_common())
         yield Finding(
             "warning",
             "arithmetic-changed",
-            f"Runs of this table were made by {seen}: a pair may differ by its arithmetic. Name train.precision and "
-            "train.compile in the study, and make the runs on one kind of device.",
+            f"Runs of this table were made by {_shares(made)}: a pair may differ by its arithmetic. Name "
+            "train.precision and train.compile in the study, and make the runs on one kind of device.",
         )
 
 
@@ -87,9 +86,13 @@ def about_data(results: Iterable[RunResult]) -> Iterator[Finding]:
     """Runs of one table whose data were not the same; those that do not say are left aside."""
     sums = Counter(r.environment["data_checksum"] for r in results if "data_checksum" in r.environment)
     if len(sums) > 1:
-        seen = ", ".join(f"{checksum} ({n} run{'s' * (n != 1)})" for checksum, n in sums.most_common())
         yield Finding(
             "warning",
             "data-changed",
-            f"The data changed between runs of this table, checksums {seen}: a pair may differ by its data.",
+            f"The data changed between runs of this table, checksums {_shares(sums)}: a pair may differ by its data.",
         )
+
+
+def _shares(kinds: Counter[str]) -> str:
+    """`new (6 runs), old (4 runs)`."""
+    return ", ".join(f"{kind} ({n} run{'s' * (n != 1)})" for kind, n in kinds.most_common())

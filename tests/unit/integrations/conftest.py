@@ -12,8 +12,8 @@ from normlab.study.models import import_timm
 
 import_timm()
 
-from lightning.fabric.utilities.rank_zero import LightningDeprecationWarning  # noqa: E402
-from lightning.fabric.utilities.warnings import PossibleUserWarning  # noqa: E402
+from lightning.fabric.utilities.rank_zero import LightningDeprecationWarning  # noqa: E402 (only now)
+from lightning.fabric.utilities.warnings import PossibleUserWarning  # noqa: E402 (only now)
 
 
 @pytest.fixture(autouse=True, scope="package")

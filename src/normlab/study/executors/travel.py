@@ -14,8 +14,10 @@ from normlab.study.run import TrainFunction
 
 
 def packed(function: TrainFunction) -> bytes:
-    """The function as bytes. What stands in a file of the user's own travels by value: other machines lack that file,
-    and a worker that starts later would find it as it was edited meanwhile.
+    """The function as bytes.
+
+    What stands in a file of the user's own travels by value: other machines lack that file, and a worker that starts
+    later would find it as it was edited meanwhile.
 
     Raises:
         SpecError: it holds what cannot be sent.
@@ -27,7 +29,7 @@ def packed(function: TrainFunction) -> bytes:
         cloudpickle.register_pickle_by_value(module)
     try:
         return cloudpickle.dumps(function)
-    except Exception as error:
+    except Exception as error:  # whatever the objects that it holds raise
         raise SpecError(
             f"the training function cannot be sent to a worker process ({error}); create what it holds inside it, or "
             "run with workers=0"

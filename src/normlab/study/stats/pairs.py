@@ -38,7 +38,7 @@ class Pairs:
 
 
 def pair(scores: Scores, arm: str, settings: Settings) -> Pairs:
-    """Pair `arm` with the baseline by seed; without a result of either, which a diverged run is, there is no pair."""
+    """Pair `arm` with the baseline by seed, where both have a result; a run that diverged has one."""
     two = (arm, settings.baseline)
     values = np.stack([scores.values[scores.arms.index(name)] for name in two])
     gone = np.array([[(name, s) in scores.diverged for s in scores.seeds] for name in two])

@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,11 +85,9 @@ class Bucket:
                 self.write(f"{folder}/{name}", file.read_bytes())
         shutil.rmtree(place, ignore_errors=True)
 
-    @contextmanager
-    def locked(self, owner: str) -> Generator[Callable[[], None], None, None]:
+    def locked(self, owner: str) -> AbstractContextManager[Callable[[], None]]:
         """A file that only one can make, with a sign of life in it: after a crash it is free within two minutes."""
-        with held(self, owner) as check:
-            yield check
+        return held(self, owner)
 
     def create(self, name: str, data: bytes) -> None:
         """Make a file; FileExistsError where there is one."""

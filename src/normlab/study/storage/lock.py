@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 LOCK = "lock.json"
 BEAT, STALE = 20.0, 90.0  # seconds between a holder's signs of life, and after which it counts as dead
+WATCH = 1.25  # beats without one, for who believes it dead
 
 
 @contextmanager
@@ -69,7 +70,7 @@ def _take(bucket: Bucket, owner: str, token: str) -> None:
         age = max(0.0, time.time() - holder.get("beat", time.time()))
         raise StoreLocked(
             f"{bucket} is in use by {holder.get('owner', 'another process')}, last heard of {age:.0f} s ago; "
-            f"wait for it, or stop it (if it is dead, the store is free after {STALE:.0f} s)"
+            f"wait for it, or stop it (if it is dead, the store is free after {STALE + WATCH * BEAT:.0f} s)"
         ) from None
     except OSError as error:
         raise StoreError(f"cannot lock {bucket}: {error.strerror or error}") from None
@@ -80,7 +81,7 @@ def _is_dead(bucket: Bucket) -> bool:
     holder = _holder(bucket)
     if not holder or time.time() - holder.get("beat", 0.0) <= STALE:
         return False
-    time.sleep(1.25 * BEAT)
+    time.sleep(WATCH * BEAT)
     return _holder(bucket) == holder
 
 

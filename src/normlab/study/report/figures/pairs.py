@@ -11,7 +11,7 @@ from normlab.page import canvas
 from normlab.page import format as fmt
 from normlab.study.report import wording
 from normlab.study.report.figures.strips import Strips
-from normlab.study.stats.result import Comparison, Comparisons
+from normlab.study.stats.result import Comparison, Comparisons, Floats
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,15 +31,14 @@ def _draw(c: Comparisons) -> Figure:
     for ax, row in zip(strips.axes(wording.metric(c.scores)), rows, strict=True):
         good = row.differences if c.settings.better == "higher" else -row.differences
         strips.title(ax, row.arm, f"better on {int((good > 0).sum())} of {len(good)}")
-        _strip(ax, row, c, ends, strips.wide)
+        _strip(ax, row, good, c, ends, strips.wide)
     return strips.figure
 
 
-def _strip(ax: Axes, row: Comparison, c: Comparisons, ends: tuple[float, float], wide: int) -> None:
+def _strip(ax: Axes, row: Comparison, good: Floats, c: Comparisons, ends: tuple[float, float], wide: int) -> None:
     ax.set_xlim(-0.35, 1.35)
     ax.set_ylim(*ends)
     ax.set_xticks([0, 1], [_end(c.baseline.arm, "baseline", wide), _end(row.arm, "recipe", wide)])
-    good = row.differences if c.settings.better == "higher" else -row.differences
     for sign, colour in ((1, canvas.BETTER), (-1, canvas.WORSE), (0, canvas.GREY)):
         _lines(ax, row, np.sign(good) == sign, colour)
     means = [float(row.control.mean()), row.mean]
